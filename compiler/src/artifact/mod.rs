@@ -1,0 +1,1 @@
+//! Artefacts: object, archive, shared library, C header, manifest; written atomically.

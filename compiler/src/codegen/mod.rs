@@ -1,0 +1,1 @@
+//! Code generation: [`goshawk_ir::IntGraph`] → machine code, through Cranelift.

@@ -1,0 +1,1 @@
+//! Calibration and test data: `.npy`, `.npz`, folders of images.

@@ -1,0 +1,1 @@
+//! The stages strung together: compile, evaluate, compare, bench.

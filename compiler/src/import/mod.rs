@@ -1,0 +1,1 @@
+//! ONNX front end: bytes → limits → [`goshawk_ir::FloatGraph`].
