@@ -199,7 +199,7 @@ fn conv_operands<'a>(operands: &[&'a Shape]) -> Result<(&'a Shape, &'a Shape)> {
 
 fn check_groups(groups: usize, c: usize, o: usize, cg: usize) -> Result<()> {
     ensure!(
-        groups > 0 && c % groups == 0 && o % groups == 0,
+        groups > 0 && c.is_multiple_of(groups) && o.is_multiple_of(groups),
         "{groups} groups do not divide {c} input and {o} output channels"
     );
     ensure!(c / groups == cg, "the weight has {cg} input channels, the operand {c} in {groups} groups");
