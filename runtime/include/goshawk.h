@@ -1,0 +1,122 @@
+/* goshawk.h: the part of the C interface that is the same for every library compiled by goshawk.
+ *
+ * Generated headers contain this text, so that they need no other file. C99, C++11.
+ */
+#ifndef GOSHAWK_ABI_VERSION
+#define GOSHAWK_ABI_VERSION 1
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Results of the run functions. */
+#define GOSHAWK_OK 0
+#define GOSHAWK_E_NULL 1     /* a pointer that must not be NULL is NULL */
+#define GOSHAWK_E_ALIGN 2    /* the arena is not aligned to 64 bytes */
+#define GOSHAWK_E_ISA 3      /* this CPU lacks an instruction set that the library was compiled for */
+#define GOSHAWK_E_EXECUTOR 4 /* an executor was given, which this version of the interface does not use */
+
+/* Element types. */
+#define GOSHAWK_F32 0
+#define GOSHAWK_I32 1
+#define GOSHAWK_I16 2
+#define GOSHAWK_I8 3
+#define GOSHAWK_U8 4
+
+/* Lets the caller's threads take part in a run. Reserved: must be NULL in version 1 of the interface. */
+typedef struct goshawk_executor {
+    size_t struct_size; /* sizeof(goshawk_executor) */
+    void *context;      /* handed to parallel_for */
+    /* Calls task(data, 0) ... task(data, count - 1), in any order, and returns 0 when all are done. */
+    int (*parallel_for)(void *context, void (*task)(void *data, size_t index), void *data, size_t count);
+} goshawk_executor;
+
+/* An input or output of the network: real = scale * (q - zero_point). */
+typedef struct goshawk_tensor_info {
+    uint32_t struct_size; /* of this record, in the library */
+    int32_t dtype;        /* GOSHAWK_U8 ...: element type of the integer entry point */
+    int32_t zero_point;
+    float scale;
+    uint32_t bits;        /* bits that the values use */
+    uint32_t rank;        /* valid entries of dims */
+    uint32_t f32_rank;    /* valid entries of f32_dims */
+    uint32_t reserved;
+    int64_t dims[8];      /* integer entry point, outermost first: NHWC for images */
+    int64_t f32_dims[8];  /* f32 entry point, outermost first: as in the ONNX model */
+    char name[128];       /* in the ONNX model; terminated, cut if longer */
+} goshawk_tensor_info;
+
+/* Facts about a compiled network. Position-independent: everything else lies at offsets from its first byte. */
+typedef struct goshawk_model_info {
+    uint32_t struct_size; /* of this record, in the library */
+    uint32_t abi_version; /* GOSHAWK_ABI_VERSION of the library */
+    uint64_t arena_bytes; /* scratch memory that a run needs */
+    uint32_t arena_align; /* alignment of the arena */
+    uint32_t stack_bytes; /* stack that a run needs at most */
+    uint32_t input_count;
+    uint32_t output_count;
+    uint32_t tensor_size;    /* distance of two goshawk_tensor_info records */
+    uint32_t inputs_offset;  /* of the first input's record */
+    uint32_t outputs_offset; /* of the first output's record */
+    uint32_t json_offset;    /* of the manifest: JSON, terminated by a NUL */
+    uint32_t json_bytes;     /* length of the manifest without the NUL */
+    uint32_t reserved;
+    char name[64];         /* of the network; terminated, cut if longer */
+    char isa[128];         /* target triple and instruction sets */
+    char model_sha256[65]; /* of the ONNX file, in hexadecimal */
+    char reserved_tail[7];
+} goshawk_model_info;
+
+/* The record of input `index`, NULL if there is no such input. */
+static inline const goshawk_tensor_info *goshawk_input(const goshawk_model_info *model, uint32_t index) {
+    const void *record = (const char *)model + model->inputs_offset + (size_t)index * model->tensor_size;
+    return index < model->input_count ? (const goshawk_tensor_info *)record : NULL;
+}
+
+/* The record of output `index`, NULL if there is no such output. */
+static inline const goshawk_tensor_info *goshawk_output(const goshawk_model_info *model, uint32_t index) {
+    const void *record = (const char *)model + model->outputs_offset + (size_t)index * model->tensor_size;
+    return index < model->output_count ? (const goshawk_tensor_info *)record : NULL;
+}
+
+/* The manifest: a JSON document that describes the layers, their bits and their kernels. */
+static inline const char *goshawk_manifest(const goshawk_model_info *model) {
+    return (const char *)model + model->json_offset;
+}
+
+/* Number of elements of a tensor. */
+static inline size_t goshawk_elements(const goshawk_tensor_info *tensor) {
+    size_t count = 1;
+    uint32_t i;
+    for (i = 0; i < tensor->rank; i++) {
+        count *= (size_t)tensor->dims[i];
+    }
+    return count;
+}
+
+/* Bytes of a tensor at the integer entry point; at the f32 one it takes 4 * goshawk_elements(tensor). */
+static inline size_t goshawk_bytes(const goshawk_tensor_info *tensor) {
+    size_t size = tensor->dtype <= GOSHAWK_I32 ? 4 : tensor->dtype == GOSHAWK_I16 ? 2 : 1;
+    return size * goshawk_elements(tensor);
+}
+
+/* What a result of a run function means. */
+static inline const char *goshawk_error_text(int result) {
+    switch (result) {
+    case GOSHAWK_OK:
+        return "success";
+    case GOSHAWK_E_NULL:
+        return "a pointer that must not be NULL is NULL";
+    case GOSHAWK_E_ALIGN:
+        return "the arena is not aligned to 64 bytes";
+    case GOSHAWK_E_ISA:
+        return "this CPU lacks an instruction set that the library was compiled for";
+    case GOSHAWK_E_EXECUTOR:
+        return "the executor must be NULL in this version of the interface";
+    default:
+        return "unknown error";
+    }
+}
+
+#elif GOSHAWK_ABI_VERSION != 1
+#error "headers of libraries compiled by incompatible versions of goshawk are included together"
+#endif /* GOSHAWK_ABI_VERSION */
