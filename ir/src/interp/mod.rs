@@ -4,6 +4,7 @@
 //! They share one executor: nodes in topological order, values freed after their last use, results checked
 //! against the declared types.
 pub mod boundary;
+pub mod float;
 pub mod int;
 mod movement;
 mod strided;

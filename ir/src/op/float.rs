@@ -74,7 +74,13 @@ impl Clamp {
 
     /// x limited to the bounds; NaN stays.
     pub fn apply(&self, x: f32) -> f32 {
-        x.max(self.lo).min(self.hi)
+        if x < self.lo {
+            self.lo
+        } else if x > self.hi {
+            self.hi
+        } else {
+            x
+        }
     }
 }
 

@@ -90,7 +90,7 @@ pub fn conv(a: &Conv, operands: &[Operand<'_>], shape: &Shape, options: Options)
     let [_, oh, ow, _] = shape.dims4()?;
     let groups = a.window.groups;
     let mut out = Vec::with_capacity(shape.count());
-    let mut pixel: Box<dyn FnMut(&[i16], &[Tap]) + '_> = if groups == c && o == c {
+    let mut pixel: Box<Pixel<'_>> = if groups == c && o == c {
         let by_tap = transposed(&operands[1].values, o, kh * kw);
         let mut sums = vec![0i32; o];
         let out = &mut out;
@@ -138,6 +138,9 @@ pub fn conv(a: &Conv, operands: &[Operand<'_>], shape: &Shape, options: Options)
     drop(pixel);
     Ok(out)
 }
+
+/// Appends the output channels of one pixel, given the image and the taps inside it.
+type Pixel<'a> = dyn FnMut(&[i16], &[Tap]) + 'a;
 
 /// A kernel cell that lies inside the operand, and the pixel under it.
 struct Tap {
