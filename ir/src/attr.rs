@@ -219,10 +219,10 @@ macro_rules! words {
 }
 
 /// Declares the operator enum of a graph. `Input` and `Const` are common to all graphs; every other operator has a
-/// name in the text form and a struct of attributes.
+/// name in the text form and a struct of attributes. The literal after the enum's name is [`Operator::KIND`](crate::Operator::KIND).
 #[macro_export]
 macro_rules! operators {
-    ($(#[$meta:meta])* pub enum $name:ident {
+    ($(#[$meta:meta])* pub enum $name:ident($kind:literal) {
         $($(#[$vmeta:meta])* $variant:ident($attrs:ty) = $word:literal,)*
     }) => {
         $(#[$meta])*
@@ -236,6 +236,7 @@ macro_rules! operators {
         }
 
         impl $crate::graph::Operator for $name {
+            const KIND: &'static str = $kind;
             const NAMES: &'static [&'static str] = &[$($word),*];
             fn name(&self) -> &'static str {
                 match self {

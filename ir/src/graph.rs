@@ -75,6 +75,8 @@ impl TensorType {
 
 /// What [`Graph`] needs of an operator enum; written by [`operators!`](crate::operators).
 pub trait Operator: Clone + fmt::Debug + PartialEq + Sized {
+    /// Kind of graph in the text form: `float` or `int`.
+    const KIND: &'static str;
     /// Names in the text form, without `input` and `const`.
     const NAMES: &'static [&'static str];
     /// Name in the text form.

@@ -20,6 +20,7 @@ pub mod range;
 pub mod resize;
 pub mod shape;
 pub mod tensor;
+pub mod text;
 
 pub use dtype::DType;
 pub use error::{IrError, Result};

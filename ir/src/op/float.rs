@@ -8,7 +8,7 @@ use crate::{
 
 operators! {
     /// An operator of the float graph.
-    pub enum FloatOp {
+    pub enum FloatOp("float") {
         /// x [N,C,H,W], w [O,C/groups,KH,KW], optional b [O] → [N,O,H',W'].
         Conv(Conv) = "conv",
         /// x [N,C,…], gamma, beta, mean, variance [C]: gamma·(x − mean)/√(variance + epsilon) + beta.

@@ -10,7 +10,7 @@ use crate::{
 
 operators! {
     /// An operator of the integer graph.
-    pub enum IntOp {
+    pub enum IntOp("int") {
         /// x u8 [N,H,W,C], w i8|i4 [O,KH,KW,C/groups], b i32 [O] → u8|i16 [N,H',W',O]:
         /// requant(Σ x̂·w + b), one dyadic number per output channel or one for all.
         Conv(Conv) = "conv",
