@@ -1,5 +1,6 @@
 //! Shape inference: one arm per operator. It also checks operand counts, ranks and attribute ranges, so that the
 //! interpreters and the code generator may rely on them.
+#![deny(clippy::wildcard_enum_match_arm)]
 use crate::op::{float, float::FloatOp, int, int::IntOp};
 use crate::{Result, Shape, bail, ensure};
 
