@@ -2,7 +2,7 @@
 use std::fmt;
 
 /// Shorthand for results of this crate.
-pub type Result<T> = std::result::Result<T, IrError>;
+pub type Result<T, E = IrError> = std::result::Result<T, E>;
 
 /// A rule of the IR that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]

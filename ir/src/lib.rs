@@ -21,6 +21,7 @@ pub mod resize;
 pub mod shape;
 pub mod tensor;
 pub mod text;
+pub mod verify;
 
 pub use dtype::DType;
 pub use error::{IrError, Result};

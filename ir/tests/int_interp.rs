@@ -45,7 +45,11 @@ fn build(case: &Case, random: &mut Random) -> (IntGraph, Tensor, Vec<i32>, Vec<i
         requant: Requant { mult, zero_point: 100, lo: 3, hi: 250 },
     });
     let [oh, ow] = case.window.out_size([case.x[1], case.x[2]], [case.w[1], case.w[2]]).unwrap();
-    let ty = TensorType::quantized(DType::U8, shape(&[case.x[0], oh, ow, case.w[0]]), q);
+    let ty = TensorType::quantized(
+        DType::U8,
+        shape(&[case.x[0], oh, ow, case.w[0]]),
+        QParams::per_tensor(1.0, 100, 8),
+    );
     let y = g.add("y", op, &[x, wn, bn], ty);
     g.add_output("y", y, Layout::Same);
     let xs = random.ints(case.x.iter().product(), 0, 255);

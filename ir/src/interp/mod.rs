@@ -9,7 +9,7 @@ pub mod int;
 mod movement;
 mod strided;
 
-use crate::{Graph, NodeId, Operator, Result, Tensor, ensure};
+use crate::{Graph, IrError, NodeId, Operator, Result, Tensor, ensure};
 use std::collections::BTreeMap;
 
 /// Called with every value that is computed or given, in topological order; constants are left out.
@@ -87,4 +87,9 @@ fn execute<O: Operator>(
             None => crate::bail!("output {} has no value", p.name),
         })
         .collect()
+}
+
+/// The first error of the verifier. The interpreters index on the strength of its rules, so they run it first.
+fn first(errors: Vec<IrError>) -> IrError {
+    errors.into_iter().next().unwrap_or_else(|| IrError::new("the graph is invalid"))
 }

@@ -25,7 +25,7 @@ mod parser;
 mod print;
 
 pub use parser::parse;
-pub use print::print;
+pub use print::{print, type_text};
 
 /// Version of the format.
 pub const VERSION: i64 = 1;

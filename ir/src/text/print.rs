@@ -20,7 +20,7 @@ pub fn print<O: Operator>(graph: &Graph<O>) -> String {
     let order = graph.topo_order().unwrap_or_else(|_| graph.ids().collect());
     for id in order {
         let node = graph.node(id);
-        let _ = write!(out, "{}: {} = ", name(&node.name), ty(&node.ty));
+        let _ = write!(out, "{}: {} = ", name(&node.name), type_text(&node.ty));
         match node.op.as_const() {
             Some(value) => constant(&mut out, value),
             None => {
@@ -84,7 +84,8 @@ fn quoted(text: &str) -> String {
     out
 }
 
-fn ty(ty: &TensorType) -> String {
+/// A type as it stands in the text form, for messages.
+pub fn type_text(ty: &TensorType) -> String {
     let quant = ty.quant.as_ref().map_or_else(String::new, |q| format!(" {}", attr(&q.to_attr())));
     format!("{}{}{quant}", ty.dtype, ty.shape)
 }

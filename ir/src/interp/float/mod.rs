@@ -11,10 +11,11 @@ mod reduce;
 
 pub use erf::erf;
 
-use super::{Observer, execute, movement, strided::broadcast};
+use super::{Observer, execute, first, movement, strided::broadcast};
 use crate::{
     FloatGraph, FloatOp, Result, Shape, Tensor, bail, ensure,
     op::float::{Clamp, DepthOrder, DepthToSpace},
+    verify,
 };
 
 /// Runs the network on f32 inputs in the ONNX layout.
@@ -30,6 +31,7 @@ pub fn run(graph: &FloatGraph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
 /// # Errors
 /// As [`run`].
 pub fn run_with(graph: &FloatGraph, inputs: &[Tensor], observe: &mut Observer<'_>) -> Result<Vec<Tensor>> {
+    verify::float(graph).map_err(first)?;
     execute(graph, inputs, observe, &|id, operands| {
         let node = graph.node(id);
         ensure!(operands.len() == node.operands().len(), "an operand has no value");

@@ -6,8 +6,8 @@ mod conv;
 mod elementwise;
 mod pool;
 
-use super::{Observer, execute, movement};
-use crate::{Dyadic, IntGraph, IntOp, NodeId, Requant, Result, Tensor, TensorType, bail, ensure};
+use super::{Observer, execute, first, movement};
+use crate::{Dyadic, IntGraph, IntOp, NodeId, Requant, Result, Tensor, TensorType, bail, ensure, verify};
 
 /// Variants of the semantics, for comparisons with other tools only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub fn run_options(
     options: Options,
     observe: &mut Observer<'_>,
 ) -> Result<Vec<Tensor>> {
+    verify::int_types(graph).map_err(first)?;
     for (port, value) in graph.inputs.iter().zip(inputs) {
         let ty = graph.ty(port.node);
         let (lo, hi) = ty.qparams()?.range(ty.dtype);
