@@ -3,8 +3,14 @@
 //! Architecture invariants: no ONNX, no Cranelift, no files, no terminal.
 #![forbid(unsafe_code)]
 
+pub mod bits;
 pub mod bn_fold;
+pub mod calibrate;
 pub mod fuse;
+pub mod int_simplify;
+pub mod lower;
+pub mod memory;
 pub mod pipeline;
+pub mod quantize;
 mod rewrite;
 pub mod simplify;

@@ -1,0 +1,78 @@
+//! Memory plan: one arena, all offsets fixed at compile time.
+//!
+//! [`plan()`] places every computed value, [`check`] proves with independent code that no value is overwritten while it
+//! is still needed. Execution order is [`goshawk_ir::Graph::topo_order`].
+mod check;
+mod lifetime;
+mod place;
+
+pub use check::check;
+
+use goshawk_ir::{IntGraph, NodeId, Result, bail};
+use std::collections::BTreeMap;
+
+/// Offsets and sizes are multiples of this many bytes: one cache line, the widest vector.
+pub const ALIGN: usize = 64;
+
+/// Place of a value in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Bytes from the start of the arena, a multiple of [`ALIGN`].
+    pub offset: usize,
+    /// Bytes of the packed tensor.
+    pub bytes: usize,
+}
+
+/// Where every value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Slot of every node that is not a constant, inputs and outputs included.
+    ///
+    /// The result of a Reshape has its operand's slot, unless one of the two is a network input or output: those
+    /// belong to the caller in `run`, so the data is copied.
+    pub slots: BTreeMap<NodeId, Slot>,
+    /// Size of the arena, a multiple of [`ALIGN`].
+    pub arena_bytes: usize,
+    /// No plan is smaller: the largest sum of bytes (aligned) that are live at one time.
+    pub lower_bound: usize,
+}
+
+impl MemoryPlan {
+    /// The slot of a value.
+    ///
+    /// # Errors
+    /// The node is a constant or of another graph.
+    pub fn slot(&self, id: NodeId) -> Result<Slot> {
+        match self.slots.get(&id) {
+            Some(slot) => Ok(*slot),
+            None => bail!("node {} has no place in the arena", id.index()),
+        }
+    }
+}
+
+/// Plans the arena: the best of several greedy placements (Pisarchyk & Lee 2020, "Efficient memory management for deep
+/// neural net inference", §5), which for convolutional networks usually meets the lower bound.
+///
+/// # Errors
+/// The graph has a cycle, or the arena would exceed the address space of 32-bit offsets.
+pub fn plan(graph: &IntGraph) -> Result<MemoryPlan> {
+    let order = graph.topo_order()?;
+    let blocks = lifetime::blocks(graph, &order);
+    let lower_bound = lifetime::peak(&blocks, order.len());
+    let (offsets, arena_bytes) = place::best(&blocks, lower_bound);
+    if arena_bytes > i32::MAX as usize {
+        bail!(
+            "the network needs an arena of {arena_bytes} bytes, above the limit of 2 GiB: reduce its input size"
+        );
+    }
+    let mut slots = BTreeMap::new();
+    for (block, offset) in blocks.iter().zip(offsets) {
+        for id in &block.values {
+            slots.insert(*id, Slot { offset, bytes: graph.ty(*id).bytes() });
+        }
+    }
+    Ok(MemoryPlan { slots, arena_bytes, lower_bound })
+}
+
+#[cfg(test)]
+mod tests;
