@@ -10,6 +10,7 @@ pub mod codegen;
 pub mod data;
 pub mod driver;
 pub mod error;
+pub mod explain;
 pub mod import;
 
 pub use error::{Code, Error, Result};

@@ -69,6 +69,17 @@ pub fn compare<E>(
     options: Options,
     candidates: &mut [&mut dyn FnMut() -> Result<(), E>],
 ) -> Result<Vec<Summary>, E> {
+    Ok(sample(options, candidates)?.iter().filter_map(|s| Summary::of(s)).collect())
+}
+
+/// As [`compare`], the single times: callers that measure in several portions put them together before [`Summary::of`].
+///
+/// # Errors
+/// The first error of a closure.
+pub fn sample<E>(
+    options: Options,
+    candidates: &mut [&mut dyn FnMut() -> Result<(), E>],
+) -> Result<Vec<Vec<Duration>>, E> {
     for run in candidates.iter_mut() {
         for _ in 0..options.warm_up {
             run()?;
@@ -84,7 +95,7 @@ pub fn compare<E>(
             samples[i].push(start.elapsed());
         }
     }
-    Ok(samples.iter().filter_map(|s| Summary::of(s)).collect())
+    Ok(samples)
 }
 
 #[cfg(test)]

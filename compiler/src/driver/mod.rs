@@ -1,1 +1,3 @@
 //! The stages strung together: compile, evaluate, compare, bench.
+pub mod parallel;
+pub mod progress;
