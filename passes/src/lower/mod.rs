@@ -28,7 +28,7 @@ use crate::{
     int_simplify,
     quantize::WeightClip,
 };
-use goshawk_ir::{FloatGraph, FloatOp, IntGraph, IrError, NodeId, Result, ensure};
+use goshawk_ir::{FloatGraph, FloatOp, IntGraph, IrError, NodeId, Result, ensure, verify};
 use std::collections::BTreeMap;
 
 /// Choices of the lowering.
@@ -124,6 +124,7 @@ pub fn lower_traced(
     }
     let (mut result, orders) = lowerer.finish();
     int_simplify::run(&mut result).map_err(|e| vec![e])?;
+    verify::int(&result)?;
     let orders = orders.into_iter().filter(|(name, _)| result.find(name).is_some()).collect();
     Ok(Lowered { graph: result, orders })
 }

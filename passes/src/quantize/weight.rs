@@ -20,8 +20,8 @@ pub struct QuantizedWeight {
     pub scales: Vec<f32>,
 }
 
-/// Smallest scale of a channel: keeps scale_x · scale_w a normal f32.
-const MIN_SCALE: f32 = 1e-30;
+/// Smallest scale of a channel: the verifier's limit is 2⁻⁶⁰, and scale_x · scale_w stays a normal f32.
+const MIN_SCALE: f32 = 1e-18;
 /// Candidates of the clip search: 100 %, 99 %, … of max|w|.
 const STEPS: usize = 75;
 
