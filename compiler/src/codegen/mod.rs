@@ -1,1 +1,77 @@
 //! Code generation: [`goshawk_ir::IntGraph`] → machine code, through Cranelift.
+//!
+//! [`plan()`] chooses a kernel for each layer; [`jit`] and [`object()`] emit the same functions into this process or into
+//! an ELF object. Whatever the target, the bytes of all outputs equal those of [`goshawk_ir::interp::int`].
+//!
+//! Layers become functions of pointers, `body` calls them in topological order, and the entry points of the C ABI
+//! check their arguments and the CPU before they call `body`. Code holds no absolute address and calls no library;
+//! loops run in a fixed order, so that equal graphs give equal bytes.
+mod builder;
+mod cpu;
+mod emitter;
+mod jit;
+mod model;
+mod object;
+mod ops;
+mod plan;
+mod target;
+mod unwind;
+
+#[cfg(test)]
+mod tests;
+
+pub use jit::JitModel;
+pub use object::Object;
+pub use plan::{KernelPlan, LayerReport};
+pub use target::{Arch, Target};
+
+use crate::Result;
+use goshawk_ir::IntGraph;
+use goshawk_passes::memory::MemoryPlan;
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Architecture and CPU features.
+    pub target: Target,
+    /// Prefix of all symbols: a C identifier.
+    pub name: String,
+    /// The info block (`artifact::info_block`), which `NAME_info` returns; its stack bound is filled in, its arena size
+    /// must be [`KernelPlan::arena_bytes`]. Without one there is no `NAME_info`.
+    pub info: Vec<u8>,
+    /// Whether [`Object::asm`] is wanted.
+    pub listing: bool,
+    /// Accepts weights and activations of any width that fits their element type instead of 4, 8 (and 16) bits only.
+    pub any_width: bool,
+}
+
+impl Options {
+    /// Code for `target` with symbols that begin with `name`.
+    pub fn new(target: Target, name: impl Into<String>) -> Self {
+        Self { target, name: name.into(), info: Vec::new(), listing: false, any_width: false }
+    }
+}
+
+/// Chooses the kernels, and so the size of the arena that headers and info blocks state.
+///
+/// # Errors
+/// [`crate::Code::WIDTH`]: bit widths that native code does not execute.
+pub fn plan(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<KernelPlan> {
+    plan::plan(graph, memory, &options.target, options.any_width)
+}
+
+/// Compiles the network into this process.
+///
+/// # Errors
+/// As [`plan()`]; [`crate::Code::TARGET`] if the target does not run here.
+pub fn jit(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<JitModel> {
+    jit::compile(graph, memory, plan(graph, memory, options)?, options)
+}
+
+/// Compiles the network to a relocatable object.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn object(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Object> {
+    object::compile(graph, memory, plan(graph, memory, options)?, options)
+}

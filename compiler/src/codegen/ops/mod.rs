@@ -1,0 +1,11 @@
+//! Kernels, one file for each family of operators. Each defines one function of pointers: operands, result, and for
+//! convolutions the scratch area.
+pub(crate) mod boundary;
+pub(crate) mod conv;
+pub(crate) mod elementwise;
+pub(crate) mod gemm;
+pub(crate) mod movement;
+pub(crate) mod nonlinear;
+pub(crate) mod pack;
+pub(crate) mod rescale;
+pub(crate) mod window;

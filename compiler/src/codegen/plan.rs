@@ -1,0 +1,229 @@
+//! The kernel plan: which kernel computes each layer, and why. Data, so that it can be printed and tested.
+use super::{
+    ops::{
+        conv::{self, ConvSpec, GemmPlan},
+        gemm::{Kind, Weights},
+        rescale::{Output, Scheme},
+        window::DepthwisePlan,
+    },
+    target::Target,
+};
+use crate::{Code, Error, Result};
+use goshawk_ir::{DType, IntGraph, IntOp, NodeId, Requant, TensorType, op::window::ConvWindow};
+use goshawk_passes::memory::MemoryPlan;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a layer became.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerReport {
+    /// Name of the node.
+    pub name: String,
+    /// Operator.
+    pub op: String,
+    /// Kernel and its variant.
+    pub kernel: String,
+    /// Bits of the weights, if there are any.
+    pub weights_bits: Option<u8>,
+    /// Bits of the activations that the layer reads.
+    pub activation_bits: Option<u8>,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// Why the layer is off the fastest path of the target.
+    pub why: Option<String>,
+}
+
+/// Kernels of all layers in execution order.
+#[derive(Clone, Debug)]
+pub struct KernelPlan {
+    /// Reports of all layers that have code.
+    pub layers: Vec<LayerReport>,
+    /// Bytes that the caller must provide: the memory plan's arena and the kernels' scratch area behind it. This,
+    /// not [`MemoryPlan::arena_bytes`], belongs into headers and info blocks.
+    pub arena_bytes: usize,
+    /// Bytes of the scratch area.
+    pub scratch_bytes: usize,
+    pub(crate) convs: BTreeMap<NodeId, ConvChoice>,
+    pub(crate) order: Vec<NodeId>,
+}
+
+/// How a convolution or linear layer is computed.
+#[derive(Clone, Debug)]
+pub(crate) enum ConvChoice {
+    Gemm(ConvSpec, GemmPlan),
+    Depthwise(ConvSpec),
+}
+
+/// Chooses the kernels.
+///
+/// # Errors
+/// [`Code::WIDTH`]: weights or activations of a width that native code does not execute, unless `any_width`.
+pub(crate) fn plan(
+    graph: &IntGraph,
+    memory: &MemoryPlan,
+    target: &Target,
+    any_width: bool,
+) -> Result<KernelPlan> {
+    let order = graph.topo_order().map_err(|e| Error::internal(&e))?;
+    let (mut layers, mut convs, mut scratch) = (Vec::new(), BTreeMap::new(), 0);
+    for id in &order {
+        let node = graph.node(*id);
+        if !any_width {
+            check_width(graph, *id)?;
+        }
+        let types = graph.operand_types(*id);
+        let mut report = LayerReport {
+            name: node.name.clone(),
+            op: goshawk_ir::Operator::name(&node.op).to_owned(),
+            kernel: String::new(),
+            weights_bits: None,
+            activation_bits: types.first().and_then(|t| t.quant.as_ref()).map(|q| q.bits),
+            macs: 0,
+            why: None,
+        };
+        match &node.op {
+            IntOp::Input | IntOp::Const(_) => continue,
+            IntOp::Conv(_) | IntOp::Linear(_) => {
+                let spec = conv_spec(graph, *id)?;
+                report.weights_bits = types.get(1).and_then(|t| t.quant.as_ref()).map(|q| q.bits);
+                report.macs = spec.macs();
+                let choice = if spec.is_depthwise() && !spec.int4 {
+                    let plan = DepthwisePlan::new(&spec);
+                    report.kernel = format!("depthwise i8 {:?}", plan.scheme).to_lowercase();
+                    report.why = (plan.scheme == Scheme::Scalar)
+                        .then(|| "scale ratios do not allow vector requantization".into());
+                    ConvChoice::Depthwise(spec)
+                } else {
+                    let plan = conv::plan(&spec, target);
+                    report.kernel = gemm_name(&plan);
+                    report.why.clone_from(&plan.why);
+                    scratch = scratch.max(plan.scratch);
+                    ConvChoice::Gemm(spec, plan)
+                };
+                convs.insert(*id, choice);
+            }
+            IntOp::Add(_)
+            | IntOp::Mul(_)
+            | IntOp::Requant(_)
+            | IntOp::Lut(_)
+            | IntOp::MaxPool(_)
+            | IntOp::AvgPool(_)
+            | IntOp::Concat(_)
+            | IntOp::Slice(_)
+            | IntOp::Pad(_)
+            | IntOp::Reshape(_)
+            | IntOp::Transpose(_)
+            | IntOp::ResizeNearest(_)
+            | IntOp::ResizeLinear(_)
+            | IntOp::Softmax(_) => report.kernel.clone_from(&report.op),
+        }
+        layers.push(report);
+    }
+    let scratch_bytes = scratch.next_multiple_of(64);
+    let arena_bytes = memory.arena_bytes.next_multiple_of(64) + scratch_bytes;
+    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, order })
+}
+
+fn gemm_name(plan: &GemmPlan) -> String {
+    let kind = match plan.kind {
+        Kind::Vnni => "vpdpbusd",
+        Kind::Maddubs => "pmaddubsw",
+        Kind::Usdot => "usdot",
+        Kind::Sdot => "sdot",
+        Kind::Pair => "pmaddwd/smull",
+    };
+    let weights = match plan.weights {
+        Weights::Int8 => "i8",
+        Weights::Int4Times16 => "i4 times 16",
+        Weights::Int4Offset => "i4 offset",
+    };
+    let mode = if plan.direct { "direct" } else { "gathered" };
+    let scheme = format!("{:?}", plan.scheme).to_lowercase();
+    format!("gemm 4x8 {kind} {weights} {mode} {scheme}")
+}
+
+/// Native code executes weights of 4 and 8 bits and activations of 4, 8 and 16 bits.
+fn check_width(graph: &IntGraph, id: NodeId) -> Result<()> {
+    let node = graph.node(id);
+    let refuse = |what: &str, bits: u8, allowed: &str| {
+        Error::new(Code::WIDTH, format!("{what} of {bits} bits cannot be compiled"))
+            .at(node.name.clone())
+            .because(format!("native code has kernels for {what} of {allowed} bits"))
+            .help("change the bits of this layer; the interpreter (`goshawk eval`) runs 2 to 8 bits")
+    };
+    match &node.op {
+        IntOp::Conv(_) | IntOp::Linear(_) => {
+            if let Some(q) = graph.operand_types(id).get(1).and_then(|t| t.quant.as_ref())
+                && !matches!(q.bits, 4 | 8)
+            {
+                return Err(refuse("weights", q.bits, "4 or 8"));
+            }
+        }
+        _ if node.op.is_const() => return Ok(()),
+        _ => {}
+    }
+    match (&node.ty.quant, node.ty.dtype) {
+        (Some(q), DType::U8) if !matches!(q.bits, 4 | 8) => Err(refuse("activations", q.bits, "4, 8 or 16")),
+        _ => Ok(()),
+    }
+}
+
+trait IsConst {
+    fn is_const(&self) -> bool;
+}
+
+impl IsConst for IntOp {
+    fn is_const(&self) -> bool {
+        goshawk_ir::Operator::as_const(self).is_some()
+    }
+}
+
+/// The result grid of an operator with a requantization.
+pub(crate) fn output(ty: &TensorType, requant: &Requant) -> Output {
+    Output { dtype: ty.dtype, zero_point: requant.zero_point, lo: requant.lo, hi: requant.hi }
+}
+
+fn conv_spec(graph: &IntGraph, id: NodeId) -> Result<ConvSpec> {
+    let node = graph.node(id);
+    let broken =
+        |what: &str| Error::internal(&goshawk_ir::IrError::new(what.to_owned()).at(node.name.clone()));
+    let &[x, w, bias] = node.operands() else { return Err(broken("expected input, weights and bias")) };
+    let constant = |id, what| graph.constant(id).ok_or_else(|| broken(what));
+    let (weights, bias) =
+        (constant(w, "the weights are not constant")?, constant(bias, "the bias is not constant")?);
+    let (xt, wt) = (graph.ty(x), graph.ty(w));
+    if xt.dtype != DType::U8 {
+        return Err(broken("the input is not u8"));
+    }
+    let dims = |s: &goshawk_ir::Shape| s.dims4().map_err(|e| Error::internal(&e));
+    let (input, kernel, out, window, requant) = match &node.op {
+        IntOp::Conv(a) => {
+            let [_, kh, kw, _] = dims(&wt.shape)?;
+            let [_, oh, ow, _] = dims(&node.ty.shape)?;
+            (dims(&xt.shape)?, [kh, kw], [oh, ow], a.window.clone(), &a.requant)
+        }
+        IntOp::Linear(a) => {
+            let (m, k) = (xt.shape[0], xt.shape[1]);
+            ([1, 1, m, k], [1, 1], [1, m], ConvWindow::unit(), &a.requant)
+        }
+        _ => return Err(broken("expected a convolution or a linear layer")),
+    };
+    let ints = |t: &goshawk_ir::Tensor| t.to_ints().map_err(|e| Error::internal(&e));
+    let bits = xt.quant.as_ref().map_or(8, |q| q.bits);
+    // Callers may hand in any byte.
+    let input_max = if goshawk_ir::Operator::is_input(&graph.node(x).op) { 255 } else { (1 << bits) - 1 };
+    Ok(ConvSpec {
+        input,
+        kernel,
+        out,
+        window,
+        channels: wt.shape[0],
+        weights: ints(weights)?.into_iter().map(|v| v as i8).collect(),
+        int4: wt.dtype == DType::I4,
+        bias: ints(bias)?,
+        requant: requant.clone(),
+        output: output(&node.ty, requant),
+        input_zero_point: xt.zero_point(),
+        input_max,
+    })
+}
