@@ -1,1 +1,2 @@
 //! Helpers shared by goshawk's integration tests.
+pub mod generate;

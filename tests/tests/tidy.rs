@@ -28,7 +28,8 @@ fn root() -> PathBuf {
 
 /// Every file of the tree below `dir` that git would carry, by path relative to the root.
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<_> = fs::read_dir(dir).expect("readable folder").map(|e| e.expect("entry").path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(dir).expect("readable folder").map(|e| e.expect("entry").path()).collect();
     entries.sort();
     for path in entries {
         let name = path.file_name().expect("name").to_string_lossy().into_owned();
@@ -149,7 +150,8 @@ fn unsafe_stays_where_it_belongs() {
 fn libraries_do_not_panic() {
     let mut offences = Vec::new();
     for (path, text) in rust_files() {
-        let library = ["ir/src", "passes/src", "compiler/src", "runtime/src"].iter().any(|d| path.starts_with(d));
+        let library =
+            ["ir/src", "passes/src", "compiler/src", "runtime/src"].iter().any(|d| path.starts_with(d));
         if !library || path.ends_with("tests.rs") || path.contains("/tests/") {
             continue;
         }
@@ -170,7 +172,8 @@ fn libraries_do_not_panic() {
 fn documents_exist_and_name_each_other() {
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_default();
     let mut offences = Vec::new();
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"] {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"]
+    {
         if read(name).len() < 200 {
             offences.push(format!("{name} is missing or empty"));
         }
