@@ -167,7 +167,7 @@ fn gelu_tanh() {
             };
             let inner = scalar(n, BinaryFn::Mul, cube, 0.044715);
             let inner = n.add(x, inner);
-            let inner = scalar(n, BinaryFn::Mul, inner, 0.797_884_56);
+            let inner = scalar(n, BinaryFn::Mul, inner, 0.797_884_6);
             let t = n.unary(inner, &[UnaryFn::Tanh]);
             let t = scalar(n, BinaryFn::Add, t, 1.0);
             let t = n.mul(x, t);
