@@ -1,2 +1,3 @@
 //! Helpers shared by goshawk's integration tests.
+pub mod assets;
 pub mod generate;
