@@ -61,7 +61,7 @@ typedef struct goshawk_model_info {
     uint32_t json_bytes;     /* length of the manifest without the NUL */
     uint32_t reserved;
     char name[64];         /* of the network; terminated, cut if longer */
-    char isa[128];         /* target triple and instruction sets */
+    char isa[256];         /* target triple and instruction sets */
     char model_sha256[65]; /* of the ONNX file, in hexadecimal */
     char reserved_tail[7];
 } goshawk_model_info;

@@ -109,7 +109,7 @@ pub struct ModelRecord {
     /// Name of the network, terminated by 0.
     pub name: [c_char; 64],
     /// Target triple and instruction sets, terminated by 0.
-    pub isa: [c_char; 128],
+    pub isa: [c_char; 256],
     /// SHA-256 of the ONNX file in hexadecimal, terminated by 0.
     pub model_sha256: [c_char; 65],
     /// 0.
@@ -124,7 +124,7 @@ pub type InfoFn = unsafe extern "C" fn() -> *const ModelRecord;
 
 const _: () = {
     assert!(size_of::<TensorRecord>() == 288 && offset_of!(TensorRecord, name) == 160);
-    assert!(size_of::<ModelRecord>() == 320 && offset_of!(ModelRecord, name) == 56);
+    assert!(size_of::<ModelRecord>() == 448 && offset_of!(ModelRecord, name) == 56);
     assert!(offset_of!(ModelRecord, arena_bytes) == 8 && offset_of!(ModelRecord, reserved) == 52);
     assert!(size_of::<Executor>() == 3 * size_of::<usize>());
 };

@@ -1,3 +1,6 @@
 //! Helpers shared by goshawk's integration tests.
+
 pub mod assets;
+pub mod cc;
 pub mod generate;
+pub mod nets;

@@ -39,7 +39,7 @@ pub fn block(network: &Network, manifest: &str) -> Result<Vec<u8>> {
     b.u32(offset_of!(ModelRecord, json_offset), number(json)?);
     b.u32(offset_of!(ModelRecord, json_bytes), number(manifest.len())?);
     b.text(offset_of!(ModelRecord, name), 64, &network.name);
-    b.text(offset_of!(ModelRecord, isa), 128, &network.origin.isa);
+    b.text(offset_of!(ModelRecord, isa), 256, &network.origin.isa);
     b.text(offset_of!(ModelRecord, model_sha256), 65, &network.origin.model_sha256);
     for (i, port) in network.inputs.iter().chain(&network.outputs).enumerate() {
         b.tensor(MODEL + i * TENSOR, port);

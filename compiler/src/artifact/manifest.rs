@@ -86,16 +86,18 @@ pub struct Layer {
     pub op: String,
     /// Kernel.
     pub kernel: String,
-    /// Why this kernel.
-    pub why: String,
+    /// Why the layer is off the fastest path of the target; absent where it is on it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
     /// Bits of the weights, if there are any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub weight_bits: Option<u8>,
     /// Bits of the activations that the layer reads.
-    pub activation_bits: u8,
-    /// Multiplications.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub activation_bits: Option<u8>,
+    /// Multiply-accumulates.
     pub macs: u64,
-    /// Scale of the result; absent where it has none.
+    /// Scale of the result.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scale: Option<f32>,
     /// Zero point of the result.
@@ -206,9 +208,9 @@ mod tests {
             name: "conv\"1".into(),
             op: "conv".into(),
             kernel: "vnni256_4x16".into(),
-            why: "the CPU has AVX-512 VNNI".into(),
+            why: Some("a pair of weights may saturate".into()),
             weight_bits: Some(4),
-            activation_bits: 8,
+            activation_bits: Some(8),
             macs: 1 << 40,
             scale: Some(f32::MIN_POSITIVE),
             zero_point: -3,
