@@ -2,5 +2,6 @@
 
 pub mod assets;
 pub mod cc;
+pub mod filetest;
 pub mod generate;
 pub mod nets;
