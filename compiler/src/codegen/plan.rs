@@ -9,7 +9,7 @@ use super::{
     target::Target,
 };
 use crate::{Code, Error, Result};
-use goshawk_ir::{DType, IntGraph, IntOp, NodeId, Requant, TensorType, op::window::ConvWindow};
+use goshawk_ir::{DType, IntGraph, IntOp, NodeId, Operator, Requant, TensorType, op::window::ConvWindow};
 use goshawk_passes::memory::MemoryPlan;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ pub(crate) fn plan(
         let types = graph.operand_types(*id);
         let mut report = LayerReport {
             name: node.name.clone(),
-            op: goshawk_ir::Operator::name(&node.op).to_owned(),
+            op: node.op.name().to_owned(),
             kernel: String::new(),
             weights_bits: None,
             activation_bits: types.first().and_then(|t| t.quant.as_ref()).map(|q| q.bits),
@@ -87,9 +87,10 @@ pub(crate) fn plan(
                 let spec = conv_spec(graph, *id)?;
                 report.weights_bits = types.get(1).and_then(|t| t.quant.as_ref()).map(|q| q.bits);
                 report.macs = spec.macs();
-                let choice = if spec.is_depthwise() && !spec.int4 {
+                let choice = if spec.is_depthwise() {
                     let plan = DepthwisePlan::new(&spec);
-                    report.kernel = format!("depthwise i8 {:?}", plan.scheme).to_lowercase();
+                    let weights = if spec.int4 { "i4" } else { "i8" };
+                    report.kernel = format!("depthwise {weights} {:?}", plan.scheme).to_lowercase();
                     report.why = (plan.scheme == Scheme::Scalar)
                         .then(|| "scale ratios do not allow vector requantization".into());
                     ConvChoice::Depthwise(spec)
@@ -159,22 +160,12 @@ fn check_width(graph: &IntGraph, id: NodeId) -> Result<()> {
                 return Err(refuse("weights", q.bits, "4 or 8"));
             }
         }
-        _ if node.op.is_const() => return Ok(()),
+        _ if node.op.as_const().is_some() => return Ok(()),
         _ => {}
     }
     match (&node.ty.quant, node.ty.dtype) {
         (Some(q), DType::U8) if !matches!(q.bits, 4 | 8) => Err(refuse("activations", q.bits, "4, 8 or 16")),
         _ => Ok(()),
-    }
-}
-
-trait IsConst {
-    fn is_const(&self) -> bool;
-}
-
-impl IsConst for IntOp {
-    fn is_const(&self) -> bool {
-        goshawk_ir::Operator::as_const(self).is_some()
     }
 }
 
@@ -210,8 +201,9 @@ fn conv_spec(graph: &IntGraph, id: NodeId) -> Result<ConvSpec> {
     };
     let ints = |t: &goshawk_ir::Tensor| t.to_ints().map_err(|e| Error::internal(&e));
     let bits = xt.quant.as_ref().map_or(8, |q| q.bits);
-    // Callers may hand in any byte.
-    let input_max = if goshawk_ir::Operator::is_input(&graph.node(x).op) { 255 } else { (1 << bits) - 1 };
+    // Callers may hand in any byte; padding cells hold the zero point, which may be above the largest value.
+    let input_max = if graph.node(x).op.is_input() { 255 } else { (1 << bits) - 1 };
+    let input_max = input_max.max(xt.zero_point());
     Ok(ConvSpec {
         input,
         kernel,

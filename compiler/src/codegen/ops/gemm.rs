@@ -259,7 +259,7 @@ fn pair_weights(b: &mut Fb<'_>, weights: Weights, w: Value, pair: i32) -> [Value
 }
 
 /// Low and high nibbles as signed bytes: (n ^ 8) − 8 of each.
-fn nibbles(b: &mut Fb<'_>, packed: Value) -> [Value; 2] {
+pub(super) fn nibbles(b: &mut Fb<'_>, packed: Value) -> [Value; 2] {
     let (mask, eight) = (b.lanes(I8X16, 15), b.lanes(I8X16, 8));
     let words = b.cast(I16X8, packed);
     let four = b.int(I32, 4);

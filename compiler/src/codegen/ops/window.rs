@@ -155,63 +155,97 @@ pub(crate) fn depthwise<M: Module>(em: &mut Emitter<M>, name: &str, spec: &ConvS
     let out_bytes = spec.output.dtype.bytes(1);
     let grid = Grid { input: spec.input, out: spec.out, window, in_bytes: 1, out_bytes };
     let plan = DepthwisePlan::new(spec);
-    // Weights as i8 [tap][channel]; constants as arrays over channels.
-    let taps = spec.kernel[0] * spec.kernel[1];
-    let weights: Vec<u8> = (0..taps).flat_map(|t| (0..c).map(move |ch| spec.weight(ch, t) as u8)).collect();
-    let weights = em.rodata(&format!("{name}_weights"), weights)?;
+    let blocks = if plan.scheme == Scheme::Scalar { 0 } else { c / 8 };
+    let rest = c - 8 * blocks;
+    let (vectors, scalars) = depthwise_weights(spec, blocks);
+    let step = if spec.int4 { 4 } else { 8 };
+    let vectors = em.rodata(&format!("{name}_weights"), vectors)?;
+    let scalars = em.rodata(&format!("{name}_weights"), scalars)?;
     let constants = em.rodata(&format!("{name}_requant"), plan.bytes(&spec.bias))?;
     em.function(name, Linkage::Local, Level::Speed, 2, &[], |em, b, p| {
-        let (w, constants) = (em.address(b, weights), em.address(b, constants));
+        let [vectors, scalars, constants] = [vectors, scalars, constants].map(|d| em.address(b, d));
         let zero_point = i64::from(spec.input_zero_point);
         grid.walk(b, p[0], p[1], &mut |b, cell, from, to| {
-            let weight_row = (spec.kernel[1] * c) as i64;
-            let first = (cell.rows.tap * spec.kernel[1] + cell.columns.tap) * c;
-            let w = b.offset(w, first as i64);
-            let skip = weight_row - (cell.columns.taps * c) as i64;
-            let plain = plan.scheme == Scheme::Scalar;
-            let blocks = if plain { 0 } else { c / 8 };
-            let end = b.repeat(blocks, &[from, to, w, constants], |b, v| {
-                let sums = [0, 16].map(|o| b.load(I32X4, v[3], o)).to_vec();
-                let sums = cell.fold_weights(b, v[0], v[2], c as i64, skip, sums, |b, x, w, sums| {
-                    let x = b.load_u8x8(x, 0);
-                    let zp = b.lanes(I16X8, zero_point);
-                    let x = b.ins().isub(x, zp);
-                    let w = b.load_s8x8(w, 0);
-                    let (xl, wl) = (b.ins().swiden_low(x), b.ins().swiden_low(w));
-                    let (xh, wh) = (b.ins().swiden_high(x), b.ins().swiden_high(w));
-                    let (low, high) = (b.ins().imul(xl, wl), b.ins().imul(xh, wh));
+            let columns = spec.kernel[1];
+            let first = (cell.rows.tap * columns + cell.columns.tap) as i64;
+            let skipped = (columns - cell.columns.taps) as i64;
+            let tap = (blocks * step) as i64;
+            let w = b.offset(vectors, first * tap);
+            let end = b.repeat(blocks, &[from, to, constants, w], |b, v| {
+                let sums = [0, 16].map(|o| b.load(I32X4, v[2], o)).to_vec();
+                let sums = cell.fold_weights(b, v[0], v[3], tap, skipped * tap, sums, |b, x, w, sums| {
+                    let mut x = b.load_u8x8(x, 0);
+                    if zero_point != 0 {
+                        let zp = b.lanes(I16X8, zero_point);
+                        x = b.ins().isub(x, zp);
+                    }
+                    let w = if spec.int4 { load_nibbles(b, w) } else { b.load_s8x8(w, 0) };
+                    // |x̂| ≤ 255 and |w| ≤ 128: the product is an i16.
+                    let product = b.ins().imul(x, w);
+                    let (low, high) = (b.ins().swiden_low(product), b.ins().swiden_high(product));
                     vec![b.ins().iadd(sums[0], low), b.ins().iadd(sums[1], high)]
                 });
                 let values: Vec<Value> =
-                    (0..2).map(|i| plan.rescale(b, sums[i], v[3], i as i32, spec.output)).collect();
+                    (0..2).map(|i| plan.rescale(b, sums[i], v[2], i as i32, spec.output)).collect();
                 let packed = b.narrow(&values, spec.output);
                 b.store_part(packed[0], v[1], 0, 8 * out_bytes);
-                let steps = [8, 8 * out_bytes as i64, 8, plan.block_bytes() as i64];
+                let steps = [8, 8 * out_bytes as i64, plan.block_bytes() as i64, step as i64];
                 v.iter().zip(steps).map(|(p, s)| b.offset(*p, s)).collect()
             });
-            let scalar = c - 8 * blocks;
-            b.repeat(scalar, &end, |b, v| {
-                let bias = b.load(I32, v[3], 0);
-                let sums = cell.fold_weights(b, v[0], v[2], c as i64, skip, vec![bias], |b, x, w, sums| {
-                    let x = b.load_i32(DType::U8, x, 0);
-                    let x = b.ins().iadd_imm_s(x, -zero_point);
-                    let w = b.load_i32(DType::I8, w, 0);
-                    let product = b.ins().imul(x, w);
-                    vec![b.ins().iadd(sums[0], product)]
-                });
-                let mult = b.load(I32, v[3], 4);
+            let tap = rest as i64;
+            let w = b.offset(scalars, first * tap);
+            b.repeat(rest, &[end[0], end[1], end[2], w], |b, v| {
+                let bias = b.load(I32, v[2], 0);
+                let sums =
+                    cell.fold_weights(b, v[0], v[3], tap, skipped * tap, vec![bias], |b, x, w, sums| {
+                        let x = b.load_i32(DType::U8, x, 0);
+                        let x = b.offset(x, -zero_point);
+                        let w = b.load_i32(DType::I8, w, 0);
+                        let product = b.ins().imul(x, w);
+                        vec![b.ins().iadd(sums[0], product)]
+                    });
+                let mult = b.load(I32, v[2], 4);
                 let mult = b.ins().sextend(I64, mult);
-                let (round, shift) = (b.load(I64, v[3], 8), b.load(I64, v[3], 16));
+                let (round, shift) = (b.load(I64, v[2], 8), b.load(I64, v[2], 16));
                 let rescaled = b.rescale1_by(sums[0], mult, round, shift);
                 let value = b.finish1(rescaled, spec.output);
                 b.store_i32(spec.output.dtype, value, v[1], 0);
-                let steps = [1, out_bytes as i64, 1, SCALAR_BYTES as i64];
+                let steps = [1, out_bytes as i64, SCALAR_BYTES as i64, 1];
                 v.iter().zip(steps).map(|(p, s)| b.offset(*p, s)).collect()
             });
         });
         b.ins().return_(&[]);
         Ok(())
     })
+}
+
+/// Weights of `blocks` blocks of eight channels by tap, and of the other channels by tap, one to a byte. A block of
+/// INT4 weights takes four bytes: channel i in the low nibble of byte i, channel i + 4 in the high one.
+fn depthwise_weights(spec: &ConvSpec, blocks: usize) -> (Vec<u8>, Vec<u8>) {
+    let (mut vectors, mut scalars) = (Vec::new(), Vec::new());
+    for tap in 0..spec.kernel[0] * spec.kernel[1] {
+        let weight = |c: usize| spec.weight(c, tap) as u8;
+        for first in (0..8 * blocks).step_by(8) {
+            if spec.int4 {
+                vectors.extend((first..first + 4).map(|c| (weight(c) & 15) | (weight(c + 4) << 4)));
+            } else {
+                vectors.extend((first..first + 8).map(weight));
+            }
+        }
+        scalars.extend((8 * blocks..spec.channels).map(weight));
+    }
+    (vectors, scalars)
+}
+
+/// Eight INT4 weights of four bytes as i16x8.
+fn load_nibbles(b: &mut Fb<'_>, w: Value) -> Value {
+    let packed = b.load(I32, w, 0);
+    let packed = b.ins().splat(I32X4, packed);
+    let packed = b.cast(I8X16, packed);
+    let [low, high] = super::gemm::nibbles(b, packed);
+    // The interleaving of 32-bit words (punpckldq), which every target has.
+    let bytes = b.shuffle(low, high, [0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23]);
+    b.ins().swiden_low(bytes)
 }
 
 impl Cell<'_> {

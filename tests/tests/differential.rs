@@ -1,0 +1,168 @@
+//! Native code against the integer interpreter on random graphs: byte for byte, at every target level that this
+//! machine runs, in process and as a shared library. A failure names its seed.
+use goshawk_compiler::{
+    artifact::{CName, Network, info, network::Origin, shared},
+    codegen::{self, Options, Target},
+};
+use goshawk_ir::{
+    IntGraph, Tensor,
+    interp::{boundary, int},
+    text,
+};
+use goshawk_passes::memory;
+use goshawk_runtime::{Library, RunError};
+use goshawk_tests::generate::{self, Random};
+
+const GRAPHS: u64 = 500;
+
+fn graph(seed: u64) -> IntGraph {
+    let options =
+        generate::Options { native: seed % 2 == 0, nodes: 2 + seed as usize % 16, ..Default::default() };
+    generate::graph(0xd1ff + seed, options)
+}
+
+/// `None` where this machine cannot run the code.
+fn options(cpu: &str) -> Option<Options> {
+    let target = Target::parse(Some("x86_64-unknown-linux-gnu"), cpu).expect("known");
+    target.runs_here().then(|| Options { any_width: true, ..Options::new(target, "m") })
+}
+
+fn floats(g: &IntGraph, seed: u64) -> Vec<Tensor> {
+    let mut random = Random::new(seed);
+    let ports = g.inputs.iter().map(|p| {
+        let shape = boundary::f32_shape(g, p).expect("port");
+        let scale = g.ty(p.node).qparams().expect("input").tensor_scale().expect("per tensor");
+        let values: Vec<f32> =
+            (0..shape.count()).map(|_| (random.below(600) as f32 - 300.0) * 0.5 * scale).collect();
+        Tensor::from_f32(shape, values).expect("count")
+    });
+    ports.collect()
+}
+
+fn jit(cpu: &str) {
+    let Some(options) = options(cpu) else { return };
+    for seed in 0..GRAPHS {
+        let g = graph(seed);
+        let fail = |what: &str| panic!("seed {seed}, {cpu}: {what}\n{}", text::print(&g));
+        let memory = memory::plan(&g).expect("plan");
+        let model = codegen::jit(&g, &memory, &options).unwrap_or_else(|e| fail(&e.to_string()));
+        let inputs = generate::inputs(&g, seed);
+        if model.run(&inputs).expect("run") != int::run(&g, &inputs).expect("interpreter") {
+            fail("integer outputs differ");
+        }
+        let inputs = floats(&g, seed);
+        if model.run_f32(&inputs).expect("run") != boundary::run_f32(&g, &inputs).expect("interpreter") {
+            fail("f32 outputs differ");
+        }
+    }
+}
+
+#[test]
+fn jit_x86_64() {
+    jit("x86-64");
+}
+
+#[test]
+fn jit_x86_64_v2() {
+    jit("x86-64-v2");
+}
+
+#[test]
+fn jit_x86_64_v3() {
+    jit("x86-64-v3");
+}
+
+#[test]
+fn jit_x86_64_v4() {
+    jit("x86-64-v4");
+}
+
+#[test]
+fn jit_avx512vnni() {
+    jit("avx512vnni");
+}
+
+#[test]
+fn jit_avxvnni() {
+    jit("avxvnni");
+}
+
+/// The object of a graph with an info block.
+fn object(g: &IntGraph, options: &Options) -> Vec<u8> {
+    let memory = memory::plan(g).expect("plan");
+    let plan = codegen::plan(g, &memory, options).expect("plan");
+    let origin = Origin {
+        model_sha256: String::new(),
+        isa: options.target.isa(),
+        arena_bytes: plan.arena_bytes,
+        arena_lower_bound: memory.lower_bound,
+    };
+    let network = Network::new(g, CName::new("m").expect("usable"), origin).expect("ports");
+    let info = info::block(&network, "{}").expect("small");
+    let options = Options { info, ..options.clone() };
+    codegen::object(g, &memory, &options).expect("object").bytes
+}
+
+#[test]
+fn shared_libraries() {
+    let levels = ["x86-64", "x86-64-v3", "avx512vnni"];
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for seed in 0..GRAPHS {
+        let Some(options) = options(levels[seed as usize % levels.len()]) else { continue };
+        let g = graph(seed);
+        let path = dir.path().join(format!("libm{seed}.so"));
+        let bytes = shared::link(&object(&g, &options), "libm.so").expect("link");
+        std::fs::write(&path, bytes).expect("write");
+        let library = Library::open(&path).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let inputs = generate::inputs(&g, seed);
+        let bytes: Vec<Vec<u8>> = inputs.iter().map(Tensor::to_bytes).collect();
+        let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        let got = library.run(&slices).expect("run");
+        let want: Vec<_> = int::run(&g, &inputs).expect("interpreter").iter().map(Tensor::to_bytes).collect();
+        assert!(got == want, "seed {seed}\n{}", text::print(&g));
+        let inputs = floats(&g, seed);
+        let slices: Vec<&[f32]> = inputs.iter().map(|t| t.as_f32().expect("f32")).collect();
+        let want = boundary::run_f32(&g, &inputs).expect("interpreter");
+        for (got, want) in library.run_f32(&slices).expect("run").iter().zip(&want) {
+            assert!(got == want.as_f32().expect("f32"), "seed {seed}\n{}", text::print(&g));
+        }
+        std::fs::remove_file(path).expect("remove");
+    }
+}
+
+/// Code for a CPU that this one is not refuses to run, with an error instead of a signal.
+#[test]
+fn missing_cpu_features_are_reported() {
+    let g = graph(1);
+    for cpu in ["avxvnni", "x86-64-v4+avxvnni"] {
+        let target = Target::parse(Some("x86_64-unknown-linux-gnu"), cpu).expect("known");
+        if target.runs_here() {
+            continue;
+        }
+        let options = Options { any_width: true, ..Options::new(target, "m") };
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("libm.so");
+        let bytes = shared::link(&object(&g, &options), "libm.so").expect("link");
+        std::fs::write(&path, bytes).expect("write");
+        let library = Library::open(&path).expect("open");
+        let inputs: Vec<Vec<u8>> = generate::inputs(&g, 1).iter().map(Tensor::to_bytes).collect();
+        let slices: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        // Twice: the first call looks at the CPU, the second one at the answer that was kept.
+        for _ in 0..2 {
+            assert!(matches!(library.run(&slices), Err(RunError::Isa(_))), "{cpu}");
+        }
+    }
+}
+
+/// Cross-compiled objects: every graph has code, which links without any other library.
+#[test]
+fn aarch64_objects() {
+    for (i, cpu) in ["generic", "generic+dotprod", "generic+i8mm"].into_iter().enumerate() {
+        let target = Target::parse(Some("aarch64-unknown-linux-gnu"), cpu).expect("known");
+        let options = Options { any_width: true, ..Options::new(target, "m") };
+        for seed in (i as u64..150).step_by(3) {
+            let bytes = object(&graph(seed), &options);
+            shared::link(&bytes, "libm.so").unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        }
+    }
+}
