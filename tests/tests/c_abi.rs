@@ -15,6 +15,7 @@ use goshawk_passes::memory;
 use goshawk_runtime::Library;
 use goshawk_tests::{
     cc::{self, C99, CXX11},
+    generate,
     nets::{self, Numbers},
 };
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -157,7 +158,7 @@ fn the_stack_bound_holds() {
     every_form(
         |dir, form| {
             let output = cc::run(dir, &format!("./{form}"), &["stack", "data"]);
-            print!("{}", String::from_utf8_lossy(&output.stdout));
+            eprint!("{form} {}", String::from_utf8_lossy(&output.stdout));
         },
         "the_stack_bound_holds",
     );
@@ -266,5 +267,36 @@ fn the_loader_refuses_what_was_not_compiled() {
     for length in [100, 1000, library.len() / 2] {
         fs::write(&path, &library[..length]).expect("writable");
         assert!(Library::open(&path).is_err(), "cut after {length} bytes");
+    }
+}
+
+/// Random networks through the shared library, at every level of this machine. `GOSHAWK_GRAPHS` sets their number.
+#[test]
+fn libraries_of_random_networks_give_the_interpreters_bytes() {
+    let graphs = std::env::var("GOSHAWK_GRAPHS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let cpus: &[&str] = if cfg!(target_arch = "x86_64") {
+        &["x86-64", "x86-64-v2", "x86-64-v3", "avx512vnni"]
+    } else {
+        &["generic", "generic+dotprod"]
+    };
+    let targets: Vec<_> = cpus.iter().map(|cpu| Target::parse(None, cpu).expect("known")).collect();
+    let targets: Vec<_> = targets.iter().filter(|t| t.runs_here()).collect();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for seed in 0..graphs {
+        let graph = generate::graph(seed, generate::Options { nodes: 12, elements: 2000, native: true });
+        let inputs = generate::inputs(&graph, seed);
+        let expected: Vec<_> =
+            int::run(&graph, &inputs).expect("runs").iter().map(Tensor::to_bytes).collect();
+        let inputs: Vec<_> = inputs.iter().map(Tensor::to_bytes).collect();
+        let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
+        for (level, target) in targets.iter().enumerate() {
+            // The loader may take a file of the same name for the same library: every one gets its own.
+            let path = dir.path().join(format!("{seed}.{level}.so"));
+            fs::write(&path, bundle(&graph, target).shared("libnet.so", None).expect("links"))
+                .expect("writable");
+            let found = Library::open(&path).expect("loads").run(&inputs).expect("runs");
+            assert!(found == expected, "graph {seed} on {} differs", target.isa());
+            fs::remove_file(&path).expect("removable");
+        }
     }
 }
