@@ -79,6 +79,14 @@ impl Error {
         self
     }
 
+    /// Puts the name of a file before the place.
+    #[must_use]
+    pub fn in_file(mut self, path: &Path) -> Self {
+        let file = path.display();
+        self.place = Some(self.place.map_or_else(|| file.to_string(), |place| format!("{file}: {place}")));
+        self
+    }
+
     /// Says why.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {

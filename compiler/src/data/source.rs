@@ -148,6 +148,11 @@ impl Input {
 
     fn new(spec: InputSpec, origin: String, mut source: Source, preprocess: &Preprocess) -> Result<Self> {
         let nhwc = preprocess.layout == Some(DataLayout::Nhwc);
+        if preprocess.resize.is_some() || preprocess.crop.is_some() {
+            return Err(Error::new(Code::DATA, format!("{origin} cannot be resized or cropped"))
+                .because("resize and crop apply to image files, not to arrays")
+                .help("leave them out of the preprocessing, or give a folder of images"));
+        }
         if let Source::File { header, .. } | Source::Memory { header, .. } = &mut source {
             header.data_bytes().map_err(|e| unreadable(&origin, e))?;
             if *header.dims == *spec.shape && spec.batch() == 1 && spec.shape.first() != Some(&1) {

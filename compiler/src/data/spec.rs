@@ -158,7 +158,7 @@ impl Preprocess {
                 .because(e.to_string().trim_end().to_owned())
                 .help("keys: resize, crop, scale, mean, std, channels, layout, rows, affine")
         })?;
-        spec.validate().map_err(|e| e.at(path.display().to_string()))?;
+        spec.validate().map_err(|e| e.in_file(path))?;
         Ok(spec)
     }
 

@@ -161,6 +161,9 @@ fn unusable_sets_are_refused_with_file_and_shape() {
     assert_eq!(refused(&path, &input(&[1, 2]), &options).code, Code::DATA);
     let path = save(&dir, "a.txt", "1 2");
     assert!(refused(&path, &input(&[1, 2]), &options).remedy.is_some());
+    let resized =
+        Options { preprocess: Preprocess::preset("imagenet").expect("preset"), ..Options::default() };
+    assert!(refused(&nan, &input(&[1, 2]), &resized).what.contains("resized"));
     save(&dir, "nan_labels.txt", "1\n2\n3\n");
     assert!(refused(&nan, &input(&[1, 2]), &options).what.contains("3 labels for 2 rows"));
 }

@@ -88,6 +88,13 @@ pub struct Imported {
     pub inspection: Inspection,
 }
 
+/// Names of the standard ONNX operators that goshawk imports, sorted.
+pub fn operators() -> Vec<&'static str> {
+    let mut names = ops::NAMES.to_vec();
+    names.sort_unstable();
+    names
+}
+
 /// Imports a model.
 ///
 /// # Errors
@@ -121,11 +128,8 @@ fn run(source: Source<'_>, options: &Options) -> Result<build::Built> {
     match source {
         Source::Bytes(bytes) => build::build(&options.limits.decode(bytes)?, options),
         Source::Path(path) => {
-            let model = options
-                .limits
-                .decode(&read(path, &options.limits)?)
-                .map_err(|e| e.at(path.display().to_string()))?;
-            build::build(&model, options).map_err(|e| e.at(path.display().to_string()))
+            let model = options.limits.decode(&read(path, &options.limits)?).map_err(|e| e.in_file(path))?;
+            build::build(&model, options).map_err(|e| e.in_file(path))
         }
     }
 }
