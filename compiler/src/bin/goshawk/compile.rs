@@ -1,0 +1,193 @@
+//! `goshawk compile`: model and calibration in, library, header and manifest out.
+use crate::{
+    Outcome,
+    args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs},
+    output,
+    terminal::Terminal,
+};
+use goshawk_compiler::{
+    Code, Error, Result, artifact,
+    codegen::LayerReport,
+    driver::{
+        build::{self, Kind, Outputs},
+        model::Model,
+        profile, progress,
+    },
+};
+use goshawk_ir::text;
+use serde::Serialize;
+use std::{
+    ffi::OsString,
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Compile a model to a library with C header and manifest
+#[derive(clap::Args)]
+pub struct Args {
+    /// ONNX model
+    model: PathBuf,
+    /// Output; the ending decides: .so, .a, .o (with header and manifest), .h, .json, .gir (text), .s (assembly)
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// More kinds to write beside it: so, a, o, h, json, gir, asm
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_parser = kind)]
+    emit: Vec<Kind>,
+    /// C prefix of all names; from the output's name if left out
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Link .so with this compiler driver (for example cc) instead of goshawk's own writer
+    #[arg(long, value_name = "PROGRAM")]
+    linker: Option<OsString>,
+    /// Print the network after a pass: import, the passes' names, lower, or all
+    #[arg(long, value_name = "PASS")]
+    print_after: Option<String>,
+    /// Print the kernel of every layer, and why it is off the fast path
+    #[arg(long)]
+    explain: bool,
+    /// Also write the calibrated ranges
+    #[arg(long, value_name = "FILE")]
+    save_ranges: Option<PathBuf>,
+    #[command(flatten)]
+    quant: QuantArgs,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    import: ImportArgs,
+}
+
+fn kind(text: &str) -> std::result::Result<Kind, String> {
+    Kind::from_ending(text).ok_or_else(|| "expected so, a, o, h, json, gir or asm".into())
+}
+
+#[derive(Serialize)]
+struct Report {
+    name: String,
+    bits: String,
+    isa: String,
+    files: Vec<File>,
+    arena_bytes: usize,
+    stack_bytes: u32,
+    macs: u64,
+    seconds: f64,
+    layers: Vec<LayerReport>,
+}
+
+#[derive(Serialize)]
+struct File {
+    path: PathBuf,
+    bytes: usize,
+}
+
+pub fn run(args: &Args, json: bool) -> Result<Outcome> {
+    let start = Instant::now();
+    // What can be wrong without looking at the model comes first.
+    let outputs = Outputs::new(&args.output, &args.emit, args.name.as_deref())?;
+    let target = args.target.target()?;
+    let preprocess = args.preprocess.spec()?;
+    let mut printer = Printer::new(args.print_after.as_deref())?;
+    let model = Model::load(&args.model, &args.import.options(), &mut |pass, graph| {
+        if printer.wants(pass) {
+            printer.add(pass, &text::print(graph));
+        }
+    })?;
+    let (bits, plan) = args.quant.setting(&model)?;
+    let calibration = args.quant.calibration(&model, &preprocess)?;
+    let options = args.quant.lowering();
+    let ranges = calibration.ranges(&model, &plan, &options)?;
+    let quantized = model.lower(&ranges, &plan, &options)?;
+    if printer.wants(LOWER) {
+        printer.add(LOWER, &text::print(&quantized.graph));
+    }
+    progress::check(&Terminal)?;
+    let mut built = build::build(&model, &quantized, &target, &outputs, args.linker.as_deref())?;
+    if let Some(path) = &args.save_ranges {
+        let origin = model.origin(&args.quant.method_name(), &bits, args.quant.samples());
+        built.files.push((path.clone(), profile::print(&ranges, &origin)?.into_bytes()));
+    }
+    progress::check(&Terminal)?;
+    artifact::write_all_atomic(&built.files)?;
+    let report = Report {
+        name: outputs.name.as_str().to_owned(),
+        bits,
+        isa: target.isa(),
+        files: built.files.iter().map(|(path, b)| File { path: path.clone(), bytes: b.len() }).collect(),
+        arena_bytes: built.arena_bytes,
+        stack_bytes: built.stack_bytes,
+        macs: built.layers.iter().map(|l| l.macs).sum(),
+        seconds: start.elapsed().as_secs_f64(),
+        layers: built.layers,
+    };
+    output::print(json, &report, |r| format!("{}{}", printer.text, human(r, args.explain)))?;
+    Ok(Outcome::Done)
+}
+
+fn human(r: &Report, explain: bool) -> String {
+    let mut out = String::new();
+    if explain {
+        let bits = |b: Option<u8>| b.map_or("-".to_owned(), |b| b.to_string());
+        let row = |l: &LayerReport| {
+            vec![
+                l.name.clone(),
+                l.op.clone(),
+                bits(l.weights_bits),
+                bits(l.activation_bits),
+                output::count(l.macs),
+                l.kernel.clone(),
+                l.why.clone().unwrap_or_default(),
+            ]
+        };
+        let rows: Vec<_> = r.layers.iter().map(row).collect();
+        out.push_str(&output::table(&["layer", "op", "w", "a", "MACs", "kernel", "why"], &rows));
+        out.push('\n');
+    }
+    let _ = writeln!(
+        out,
+        "{} at {} for {}: {} MACs, arena {} bytes, stack {} bytes, {:.2} s",
+        r.name,
+        r.bits,
+        r.isa,
+        output::count(r.macs),
+        r.arena_bytes,
+        r.stack_bytes,
+        r.seconds
+    );
+    for file in &r.files {
+        let _ = writeln!(out, "  {}  {} bytes", Path::display(&file.path), file.bytes);
+    }
+    out
+}
+
+/// Name that `--print-after` gives the lowering.
+const LOWER: &str = "lower";
+
+/// Collects the networks that `--print-after` asks for.
+struct Printer {
+    wanted: Option<String>,
+    text: String,
+}
+
+impl Printer {
+    fn new(wanted: Option<&str>) -> Result<Self> {
+        let names: Vec<&str> = ["import", LOWER, "all"]
+            .into_iter()
+            .chain(goshawk_passes::pipeline::float_passes().iter().map(|(name, _)| *name))
+            .collect();
+        match wanted.filter(|w| !names.contains(w)) {
+            Some(unknown) => Err(Error::new(Code::BITS, format!("there is no pass {unknown}"))
+                .help(format!("passes: {}", names.join(", ")))),
+            None => Ok(Self { wanted: wanted.map(str::to_owned), text: String::new() }),
+        }
+    }
+
+    fn wants(&self, pass: &str) -> bool {
+        self.wanted.as_deref().is_some_and(|w| w == pass || w == "all")
+    }
+
+    fn add(&mut self, pass: &str, graph: &str) {
+        let _ = writeln!(self.text, "# after {pass}\n{graph}");
+    }
+}
