@@ -3,7 +3,7 @@
 use super::channel_affine::ChannelAffine;
 use crate::rewrite::{add_const, add_op};
 use goshawk_ir::{
-    FloatGraph, FloatOp, NodeId, Result, Shape,
+    FloatGraph, FloatOp, NodeId, Result, Shape, ensure,
     op::float::{Conv, Reshape},
     op::window::ConvWindow,
 };
@@ -11,12 +11,17 @@ use goshawk_ir::{
 /// Replaces the node. The convolution takes over its name: it is the layer that users see.
 ///
 /// # Errors
-/// The shapes are beyond the limits of [`Shape`].
+/// A parameter is not finite in f32, or the shapes are beyond the limits of [`Shape`].
 pub(super) fn convert(g: &mut FloatGraph, id: NodeId, affine: &ChannelAffine) -> Result<()> {
     let shape = g.ty(id).shape.clone();
     let name = g.node(id).name.clone();
     let channels = affine.scale.len();
     let narrow = |v: &[f64]| v.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+    let finite = affine.scale.iter().chain(&affine.shift).all(|v| (*v as f32).is_finite());
+    ensure!(
+        finite,
+        "{name}: a factor or summand of a channel is not finite in f32; the model's parameters are broken"
+    );
     let weight =
         add_const(g, &format!("{name}.weight"), Shape::new([channels, 1, 1, 1])?, narrow(&affine.scale))?;
     let bias = add_const(g, &format!("{name}.bias"), Shape::new([channels])?, narrow(&affine.shift))?;
