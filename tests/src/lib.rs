@@ -4,4 +4,5 @@ pub mod assets;
 pub mod cc;
 pub mod filetest;
 pub mod generate;
+pub mod models;
 pub mod nets;

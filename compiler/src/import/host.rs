@@ -97,7 +97,10 @@ pub fn raw_bytes(elem: DataType, count: u64) -> Option<u64> {
         | DataType::Float8E4m3fnuz
         | DataType::Float8E5m2
         | DataType::Float8E5m2fnuz
-        | DataType::Float4E2m1 => return None,
+        | DataType::Float4E2m1
+        | DataType::Float8E8m0
+        | DataType::Uint2
+        | DataType::Int2 => return None,
     };
     count.checked_mul(bits).map(|b| b.div_ceil(8))
 }
@@ -139,8 +142,27 @@ pub fn elem(elem: DataType) -> Elem {
         | DataType::Float8E5m2fnuz
         | DataType::Uint4
         | DataType::Int4
-        | DataType::Float4E2m1 => Elem::Int,
+        | DataType::Float4E2m1
+        | DataType::Float8E8m0
+        | DataType::Uint2
+        | DataType::Int2 => Elem::Int,
     }
+}
+
+/// Smallest and largest value of an integer type; `None` for other types and those as wide as i64.
+pub fn int_range(elem: DataType) -> Option<(i64, i64)> {
+    Some(match elem {
+        DataType::Uint4 => (0, 15),
+        DataType::Int4 => (-8, 7),
+        DataType::Uint8 => (0, 255),
+        DataType::Int8 => (-128, 127),
+        DataType::Uint16 => (0, i64::from(u16::MAX)),
+        DataType::Int16 => (i64::from(i16::MIN), i64::from(i16::MAX)),
+        DataType::Uint32 => (0, i64::from(u32::MAX)),
+        DataType::Int32 => (i64::from(i32::MIN), i64::from(i32::MAX)),
+        DataType::Uint64 => (0, i64::MAX),
+        _ => return None,
+    })
 }
 
 /// Decodes a constant.
@@ -213,7 +235,10 @@ fn from_raw(elem: DataType, bytes: &[u8], count: usize) -> Data {
         | DataType::Float8E4m3fnuz
         | DataType::Float8E5m2
         | DataType::Float8E5m2fnuz
-        | DataType::Float4E2m1 => Data::Int(Arc::new([])),
+        | DataType::Float4E2m1
+        | DataType::Float8E8m0
+        | DataType::Uint2
+        | DataType::Int2 => Data::Int(Arc::new([])),
     }
 }
 
@@ -275,7 +300,10 @@ fn typed(t: &TensorProto, elem: DataType, count: u64, dims: &[usize]) -> Result<
         | DataType::Float8E4m3fnuz
         | DataType::Float8E5m2
         | DataType::Float8E5m2fnuz
-        | DataType::Float4E2m1 => Data::Int(Arc::new([])),
+        | DataType::Float4E2m1
+        | DataType::Float8E8m0
+        | DataType::Uint2
+        | DataType::Int2 => Data::Int(Arc::new([])),
     })
 }
 

@@ -172,8 +172,10 @@ pub enum Two {
     Div,
     /// a^b
     Pow,
-    /// remainder with the sign of b (integers), of a (floats)
+    /// remainder with the sign of b
     Mod,
+    /// remainder with the sign of a
+    Rem,
     /// smaller
     Min,
     /// larger
@@ -220,6 +222,7 @@ impl Two {
                 r if r != 0 && (r < 0) != (b < 0) => r + b,
                 r => r,
             },
+            Self::Rem => a.checked_rem(b)?,
             Self::Min => a.min(b),
             Self::Max => a.max(b),
             Self::Equal => i64::from(a == b),
@@ -239,7 +242,11 @@ impl Two {
             Self::Mul => a * b,
             Self::Div => a / b,
             Self::Pow => a.powf(b),
-            Self::Mod => a % b,
+            Self::Mod => match a % b {
+                r if r != 0.0 && (r < 0.0) != (b < 0.0) => r + b,
+                r => r,
+            },
+            Self::Rem => a % b,
             Self::Min => a.min(b),
             Self::Max => a.max(b),
             Self::Equal | Self::Less | Self::LessOrEqual | Self::Greater | Self::GreaterOrEqual => {
@@ -262,6 +269,7 @@ impl Two {
             | Self::Div
             | Self::Pow
             | Self::Mod
+            | Self::Rem
             | Self::Min
             | Self::Max
             | Self::And

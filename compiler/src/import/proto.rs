@@ -212,6 +212,9 @@ pub enum DataType {
     Uint4 = 21,
     Int4 = 22,
     Float4E2m1 = 23,
+    Float8E8m0 = 24,
+    Uint2 = 25,
+    Int2 = 26,
 }
 
 /// A constant tensor: values in `raw_data` or in the field of their type.

@@ -64,6 +64,7 @@ impl From<Error> for Refusal {
             Some(why) => format!("{} ({why})", e.what),
             None => e.what,
         };
-        Self { code: e.code, tensor: e.place, reason, remedy: e.remedy }
+        let tensor = e.place.map(|p| p.trim_start_matches("initializer ").trim_matches('"').to_owned());
+        Self { code: e.code, tensor: tensor.filter(|t| !t.is_empty()), reason, remedy: e.remedy }
     }
 }

@@ -8,7 +8,7 @@ use crate::import::{
 };
 use goshawk_ir::{
     FloatOp,
-    op::float::{Clamp, NoAttrs, Unary, UnaryFn},
+    op::float::{Clamp, NoAttrs, Reshape, Unary, UnaryFn},
 };
 
 /// A chain of functions of the first operand.
@@ -128,7 +128,14 @@ pub fn gelu(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
 }
 
 pub fn prelu(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
-    let operands = [cx.operand(0)?, cx.operand(1)?];
+    let mut operands = [cx.operand(0)?, cx.operand(1)?];
+    let (x, slope) = (cx.shape(operands[0]).to_vec(), cx.shape(operands[1]).to_vec());
+    // Opset 6: one slope for each channel. Later slopes broadcast like any operand.
+    if cx.opset < 7 && x.len() > 2 && slope.len() == 1 && slope[0] == x[1] {
+        let mut shape = vec![1; x.len() - 1];
+        shape[0] = slope[0];
+        operands[1] = cx.step("slope", FloatOp::Reshape(Reshape { shape }), &[operands[1]])?;
+    }
     cx.emit(FloatOp::PRelu(NoAttrs {}), &operands)
 }
 

@@ -124,6 +124,16 @@ pub fn binary(cx: &mut Cx<'_, '_>, f: BinaryFn) -> Result<Vec<Value>> {
         let inverse = cx.derived_constant(1, shape, divisor.iter().map(|d| 1.0 / d).collect())?;
         return cx.emit(op(BinaryFn::Mul), &[x, inverse]);
     }
+    if f == BinaryFn::Pow
+        && let Some(exponent) = cx.constant(1).filter(|h| h.elem == Elem::Int).cloned()
+    {
+        let x = cx.operand(0)?;
+        let shape = goshawk_ir::Shape::new(exponent.dims.clone())?;
+        let values = host_ops::cast(&exponent, Elem::Float);
+        let exponent =
+            cx.derived_constant(1, shape, values.as_floats().map(|v| v.to_vec()).unwrap_or_default())?;
+        return cx.emit(op(f), &[x, exponent]);
+    }
     let operands = cx.operands()?;
     cx.emit(op(f), &operands)
 }
@@ -180,6 +190,12 @@ pub fn constant_only(cx: &mut Cx<'_, '_>, f: Two) -> Result<Vec<Value>> {
         None => Err(unsupported(format!("{} of values that depend on the network's input", cx.node.op_type))
             .help("this operator is supported in shape arithmetic only")),
     }
+}
+
+/// The sign of the remainder is that of the divisor, or of the dividend with `fmod`.
+pub fn modulo(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
+    let f = if cx.attrs.flag("fmod", false)? { Two::Rem } else { Two::Mod };
+    constant_only(cx, f)
 }
 
 pub fn not(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {

@@ -5,6 +5,7 @@ use crate::import::{
     cx::{Cx, Value},
     host::{self, Elem, Host},
     host_ops,
+    proto::DataType,
     refusal::{Result, malformed, unsupported},
 };
 
@@ -26,12 +27,31 @@ pub fn dropout(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
 pub fn cast(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     let code = cx.attrs.int("to")?.ok_or_else(|| malformed("attribute \"to\" is missing"))?;
     let code = i32::try_from(code).map_err(|_| malformed(format!("element type {code}")))?;
-    to(cx, host::elem(host::data_type(code)?))
+    let target = host::data_type(code)?;
+    let values = to(cx, host::elem(target))?;
+    match values.first() {
+        Some(Value::Const { host, .. }) => fits(host, target)?,
+        Some(Value::Node { .. } | Value::Broken) | None => {}
+    }
+    Ok(values)
+}
+
+/// Exporters differ in what becomes of values outside the target's range; shape arithmetic has none.
+fn fits(host: &Host, target: DataType) -> Result<()> {
+    let Some((lo, hi)) = host::int_range(target) else { return Ok(()) };
+    match host.as_ints().and_then(|v| v.iter().find(|v| **v < lo || **v > hi)) {
+        Some(v) => Err(unsupported(format!("a cast of {v} to {target:?}, which cannot hold it"))),
+        None => Ok(()),
+    }
 }
 
 pub fn cast_like(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
-    let target = kind(cx.need(1)?);
-    to(cx, target)
+    let (from, target) = (kind(cx.need(0)?), kind(cx.need(1)?));
+    // The width of the target is not known here, so neither is what becomes of large values.
+    match target == Elem::Int && from != Elem::Int {
+        true => Err(unsupported("CastLike to integers").help("use Cast")),
+        false => to(cx, target),
+    }
 }
 
 /// All floats are f32 here, so a cast between float types does nothing.

@@ -64,9 +64,14 @@ pub fn depth_to_space(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     cx.emit(FloatOp::DepthToSpace(DepthToSpace { block, order }), &[x])
 }
 
-/// [N,C,H·b,W·b] → [N,C,H,b,W,b] → [N,b,b,C,H,W] → [N,C·b²,H,W].
+/// [N,C,H·b,W·b] → [N,C,H,b,W,b] → [N,b,b,C,H,W] (or [N,C,b,b,H,W]) → [N,C·b²,H,W].
 pub fn space_to_depth(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     let b = block(cx)?;
+    let perm = match cx.attrs.string("mode", "DCR")? {
+        "DCR" => vec![0, 3, 5, 1, 2, 4],
+        "CRD" => vec![0, 1, 3, 5, 2, 4],
+        other => return Err(malformed(format!("attribute \"mode\" is {other:?}"))),
+    };
     let x = cx.operand(0)?;
     let [n, c, h, w] = Shape::dims4(cx.shape(x))?;
     if h % b != 0 || w % b != 0 {
@@ -74,8 +79,7 @@ pub fn space_to_depth(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     }
     let (h, w) = (h / b, w / b);
     let split = cx.step("blocks", FloatOp::Reshape(Reshape { shape: vec![n, c, h, b, w, b] }), &[x])?;
-    let turned =
-        cx.step("turned", FloatOp::Transpose(Transpose { perm: vec![0, 3, 5, 1, 2, 4] }), &[split])?;
+    let turned = cx.step("turned", FloatOp::Transpose(Transpose { perm }), &[split])?;
     cx.emit(FloatOp::Reshape(Reshape { shape: vec![n, c * b * b, h, w] }), &[turned])
 }
 

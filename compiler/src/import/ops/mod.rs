@@ -85,7 +85,7 @@ importers! {
     "Max" => |cx| arithmetic::variadic(cx, BinaryFn::Max),
     "Sum" => |cx| arithmetic::variadic(cx, BinaryFn::Add),
     "Mean" => arithmetic::mean,
-    "Mod" => |cx| arithmetic::constant_only(cx, Two::Mod),
+    "Mod" => arithmetic::modulo,
     "Equal" => |cx| arithmetic::constant_only(cx, Two::Equal),
     "Less" => |cx| arithmetic::constant_only(cx, Two::Less),
     "LessOrEqual" => |cx| arithmetic::constant_only(cx, Two::LessOrEqual),

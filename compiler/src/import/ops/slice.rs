@@ -7,7 +7,7 @@ use crate::import::{
 };
 use goshawk_ir::{
     FloatOp,
-    op::float::{self, Reshape},
+    op::float::{self, Axis, Reshape},
 };
 
 /// start, step and size along every dimension.
@@ -106,7 +106,7 @@ pub fn split(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     Ok(values)
 }
 
-/// Of a value that depends on the input, a part that a Slice can take: indices at a constant distance.
+/// Of a value that depends on the input: a Slice for every run of indices at one distance, joined.
 pub fn gather(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     let dims = cx.dims(0)?;
     let axis = attrs::axis(cx.attrs.int("axis")?.unwrap_or(0), dims.len())?;
@@ -121,27 +121,54 @@ pub fn gather(cx: &mut Cx<'_, '_>) -> Result<Vec<Value>> {
     if let Some(i) = at.iter().position(|i| !(0..n).contains(i)) {
         return Err(malformed(format!("index {} is outside dimension {axis} of {dims:?}", indices[i])));
     }
-    let step = if at.len() > 1 { at[1] - at[0] } else { 1 };
-    if at.is_empty() || step == 0 || at.windows(2).any(|w| w[1] - w[0] != step) {
-        return Err(unsupported(
-            "Gather at irregular indices of a value that depends on the network's input",
-        )
-        .help("use Slice, Split or Concat"));
-    }
-    let mut s = whole(&dims);
-    (s.start[axis], s.step[axis], s.size[axis]) = (at[0] as usize, step, at.len());
-    if index_dims.len() == 1 {
-        return Ok(vec![part(cx, 0, s)?]);
+    let runs = runs(&at);
+    if runs.is_empty() || runs.len() > MAX_RUNS {
+        return Err(unsupported(format!("Gather at {} scattered indices", runs.len()))
+            .help("goshawk gathers a few runs of channels, not tables: use Slice, Split or Transpose"));
     }
     let x = cx.operand(0)?;
-    let y = cx.step("part", FloatOp::Slice(s), &[x])?;
+    let mut parts = Vec::with_capacity(runs.len());
+    for (start, step, size) in runs {
+        let mut s = whole(&dims);
+        (s.start[axis], s.step[axis], s.size[axis]) = (start, step, size);
+        parts.push(FloatOp::Slice(s));
+    }
+    let flat = index_dims.len() == 1;
+    if flat && let [only] = &parts[..] {
+        return cx.emit(only.clone(), &[x]);
+    }
+    let parts = parts.into_iter().map(|op| cx.step("part", op, &[x])).collect::<Result<Vec<_>>>()?;
+    let joined = match parts[..] {
+        [only] => only,
+        _ if flat => return cx.emit(FloatOp::Concat(Axis { axis }), &parts),
+        _ => cx.step("joined", FloatOp::Concat(Axis { axis }), &parts)?,
+    };
     let shape = [&dims[..axis], &index_dims, &dims[axis + 1..]].concat();
-    cx.emit(FloatOp::Reshape(Reshape { shape }), &[y])
+    cx.emit(FloatOp::Reshape(Reshape { shape }), &[joined])
+}
+
+/// Slices that a Gather may become.
+const MAX_RUNS: usize = 64;
+
+/// (start, step, size) of the longest runs of indices at one distance, from the front.
+fn runs(at: &[i64]) -> Vec<(usize, i64, usize)> {
+    let mut runs = Vec::new();
+    let mut rest = at;
+    while let Some(first) = rest.first() {
+        let step = rest.get(1).map_or(1, |second| second - first);
+        let len = match step {
+            0 => 1,
+            _ => 1 + rest.windows(2).take_while(|w| w[1] - w[0] == step).count(),
+        };
+        runs.push((*first as usize, if len == 1 { 1 } else { step }, len));
+        rest = &rest[len..];
+    }
+    runs
 }
 
 #[cfg(test)]
 mod tests {
-    use super::range;
+    use super::{range, runs};
 
     #[test]
     fn ranges_are_those_of_numpy() {
@@ -158,5 +185,13 @@ mod tests {
             assert_eq!(range(len, start, end, step).unwrap(), want, "{start}:{end}:{step}");
         }
         assert!(range(10, 0, 1, 0).is_err());
+    }
+
+    #[test]
+    fn indices_fall_into_runs() {
+        assert_eq!(runs(&[4, 2, 0]), [(4, -2, 3)]);
+        assert_eq!(runs(&[0, 1, 3]), [(0, 1, 2), (3, 1, 1)]);
+        assert_eq!(runs(&[5, 5]), [(5, 1, 1), (5, 1, 1)]);
+        assert!(runs(&[]).is_empty());
     }
 }
