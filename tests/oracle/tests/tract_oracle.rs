@@ -125,8 +125,11 @@ impl Network {
         let [_, c, h, w] = self.shape;
         let groups = self.pick(&[1, 1, c, if c % 2 == 0 { 2 } else { 1 }]);
         let out = groups * self.pick(&[1, 2, 3]);
-        let k = self.pick(&[1, 3, 3, 5]);
-        let (stride, dilation) = (self.pick(&[1, 1, 2]), if k > 1 { self.pick(&[1, 1, 2]) } else { 1 });
+        let (mut k, stride, mut dilation) =
+            (self.pick(&[1, 3, 3, 5]), self.pick(&[1, 1, 2]), self.pick(&[1, 1, 2]));
+        if k == 1 || (k - 1) * dilation > h.min(w) {
+            (k, dilation) = (1, 1);
+        }
         let weights = self.weight(&[out, c / groups, k, k]);
         let mut attributes = vec![
             A::ints("strides", &[stride, stride]),
