@@ -3,7 +3,7 @@
 //! A profile belongs to one model (by the hash of its file) and says so; ranges are by the name of the tensor. The
 //! check sum covers everything else in the file: an edited profile is refused, since nothing else would notice.
 use crate::{Code, Error, Result};
-use goshawk_passes::calibrate::Ranges;
+use goshawk_passes::calibrate::{Moment, Ranges};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, path::Path};
@@ -39,6 +39,8 @@ struct Content {
     origin: Origin,
     /// Smallest and largest value by tensor name.
     ranges: BTreeMap<String, [f32; 2]>,
+    /// Mean and mean square of every channel by tensor name.
+    moments: BTreeMap<String, Vec<[f32; 2]>>,
 }
 
 impl Content {
@@ -66,7 +68,9 @@ pub fn print(ranges: &Ranges, origin: &Origin) -> Result<String> {
         }
         map.insert(name.clone(), [*min, *max]);
     }
-    let content = Content { origin: origin.clone(), ranges: map };
+    let pairs = |m: &Vec<Moment>| m.iter().map(|m| [m.mean, m.square]).collect();
+    let moments = ranges.moments.iter().map(|(name, m)| (name.clone(), pairs(m))).collect();
+    let content = Content { origin: origin.clone(), ranges: map, moments };
     let sha256 = content.sha256()?;
     let profile = Profile { format: FORMAT.to_owned(), content, sha256 };
     serde_json::to_string_pretty(&profile)
@@ -100,7 +104,7 @@ pub fn parse(text: &str, model_sha256: &str) -> Result<(Ranges, Origin)> {
     if profile.content.sha256()? != profile.sha256 {
         return Err(damaged("its check sum does not fit its content".into()));
     }
-    let Content { origin, ranges } = profile.content;
+    let Content { origin, ranges, moments } = profile.content;
     if origin.model_sha256 != model_sha256 {
         return Err(Error::new(Code::DATA, "the calibration profile belongs to another model")
             .because(format!(
@@ -112,7 +116,10 @@ pub fn parse(text: &str, model_sha256: &str) -> Result<(Ranges, Origin)> {
     if let Some((name, [min, max])) = ranges.iter().find(|(_, [min, max])| !(min <= max)) {
         return Err(damaged(format!("the range of {name} is {min} to {max}")));
     }
-    Ok((Ranges { map: ranges.into_iter().map(|(name, [min, max])| (name, (min, max))).collect() }, origin))
+    let map = ranges.into_iter().map(|(name, [min, max])| (name, (min, max))).collect();
+    let pairs = |m: Vec<[f32; 2]>| m.into_iter().map(|[mean, square]| Moment { mean, square }).collect();
+    let moments = moments.into_iter().map(|(name, m)| (name, pairs(m))).collect();
+    Ok((Ranges { map, moments }, origin))
 }
 
 #[cfg(test)]
@@ -125,7 +132,8 @@ mod tests {
 
     fn ranges() -> Ranges {
         let map = [("conv1", (-0.1f32, 6.3)), ("x", (f32::MIN_POSITIVE, 1e30))];
-        Ranges { map: map.into_iter().map(|(n, r)| (n.to_owned(), r)).collect() }
+        let moments = [("x".to_owned(), vec![Moment { mean: 0.1, square: 1e-20 }])].into();
+        Ranges { map: map.into_iter().map(|(n, r)| (n.to_owned(), r)).collect(), moments }
     }
 
     #[test]
@@ -143,7 +151,7 @@ mod tests {
         assert!(reason(&text.replace("profile 1", "profile 2"), "ab").contains("format"));
         assert!(reason(&text[..text.len() / 2], "ab").contains("damaged"));
         assert!(reason("{}", "ab").contains("missing"));
-        let infinite = Ranges { map: [("a".to_owned(), (0.0, f32::INFINITY))].into() };
+        let infinite = Ranges { map: [("a".to_owned(), (0.0, f32::INFINITY))].into(), ..Ranges::default() };
         assert!(print(&infinite, &origin()).is_err_and(|e| e.code == Code::QUANTIZE));
     }
 }

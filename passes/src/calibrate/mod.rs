@@ -9,18 +9,21 @@ mod histogram;
 mod kl;
 mod method;
 mod min_max;
+mod moments;
 mod moving_average;
 mod mse;
 mod percentile;
 mod ranges;
 
 pub use method::Method;
+pub use moments::Moment;
 pub use ranges::Ranges;
 
 use goshawk_ir::{
     FloatGraph, FloatOp, NodeId, Result, Tensor, bail, ensure, interp, op::float::Clamp, op::float::UnaryFn,
 };
 use histogram::Histogram;
+use moments::Collector;
 use std::collections::BTreeMap;
 
 /// What was seen of one value.
@@ -40,6 +43,7 @@ struct Statistics {
 pub struct Calibrator {
     method: Method,
     values: BTreeMap<NodeId, Statistics>,
+    moments: Collector,
 }
 
 impl Calibrator {
@@ -57,7 +61,7 @@ impl Calibrator {
             histogram: method.needs_histogram().then(Histogram::new),
         };
         let values = g.ids().filter(watched).map(|id| (id, statistics(id))).collect();
-        Self { method, values }
+        Self { method, values, moments: Collector::new(g) }
     }
 
     /// How ranges are chosen.
@@ -72,7 +76,8 @@ impl Calibrator {
     pub fn observe(&mut self, id: NodeId, value: &Tensor) -> Result<()> {
         let Some(statistics) = self.values.get_mut(&id) else { return Ok(()) };
         let values = value.as_f32().map_err(|e| e.at(statistics.name.clone()))?;
-        statistics.take(values, self.method).map_err(|e| e.at(statistics.name.clone()))
+        statistics.take(values, self.method).map_err(|e| e.at(statistics.name.clone()))?;
+        self.moments.observe(id, value)
     }
 
     /// Runs the network on one sample (one tensor for each input) and takes in every value.
@@ -112,9 +117,10 @@ impl Calibrator {
         );
         let names = |c: &Self| c.values.values().map(|s| s.name.clone()).collect::<Vec<_>>();
         ensure!(names(self) == names(&other), "calibrations of different graphs do not merge");
-        for (statistics, other) in self.values.values_mut().zip(other.values.into_values()) {
-            statistics.merge(other);
+        for (statistics, theirs) in self.values.values_mut().zip(other.values.into_values()) {
+            statistics.merge(theirs);
         }
+        self.moments.merge(other.moments);
         Ok(())
     }
 
@@ -131,7 +137,7 @@ impl Calibrator {
             let range = statistics.range(self.method, bits(name)).map_err(|e| e.at(name.clone()))?;
             map.insert(name.clone(), range);
         }
-        Ok(Ranges { map })
+        Ok(Ranges { map, moments: self.moments.finish() })
     }
 }
 

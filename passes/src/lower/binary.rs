@@ -88,6 +88,7 @@ fn per_channel(
         name: format!("{}.factor", l.name(id)),
         bias: offset,
         bits: 8,
+        moments: Vec::new(),
     };
     let window = ConvWindow { groups: channels, ..ConvWindow::unit() };
     if x.order == order::default(4) {

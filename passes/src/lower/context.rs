@@ -1,6 +1,9 @@
 //! The state of a lowering: the integer graph so far, and where each float value is in it.
 use super::{Bits, Options, homes::Home, order};
-use crate::quantize;
+use crate::{
+    calibrate::{Moment, Ranges},
+    quantize,
+};
 use goshawk_ir::{
     DType, Dyadic, FloatGraph, IntGraph, IntOp, Layout, NodeId, QParams, Requant, Result, Shape, Tensor,
     TensorType, bail,
@@ -34,7 +37,7 @@ pub struct Lowerer<'a> {
     pub bits: &'a Bits,
     /// Choices.
     pub options: &'a Options,
-    range: &'a dyn Fn(NodeId) -> Option<(f32, f32)>,
+    ranges: &'a Ranges,
     homes: BTreeMap<NodeId, Home>,
     values: BTreeMap<NodeId, Value>,
     /// Requants and reorderings already made, so that equal consumers share them.
@@ -48,7 +51,7 @@ impl<'a> Lowerer<'a> {
     /// An empty integer graph of the same name.
     pub fn new(
         src: &'a FloatGraph,
-        range: &'a dyn Fn(NodeId) -> Option<(f32, f32)>,
+        ranges: &'a Ranges,
         bits: &'a Bits,
         options: &'a Options,
         homes: BTreeMap<NodeId, Home>,
@@ -60,7 +63,7 @@ impl<'a> Lowerer<'a> {
             out: IntGraph::new(src.name.clone()),
             bits,
             options,
-            range,
+            ranges,
             homes,
             values: BTreeMap::new(),
             narrowed: BTreeMap::new(),
@@ -156,6 +159,11 @@ impl<'a> Lowerer<'a> {
                 goshawk_ir::Operator::name(&self.src.node(id).op)
             ),
         }
+    }
+
+    /// Moments of the channels of a value, if they were collected.
+    pub fn moments(&self, id: NodeId) -> Option<&'a [Moment]> {
+        self.ranges.moments.get(&self.src.node(id).name).map(Vec::as_slice)
     }
 
     /// Records where a float value is.
@@ -302,7 +310,7 @@ impl<'a> Lowerer<'a> {
             return Ok(done.clone());
         }
         let home = self.home(id)?;
-        let quant = match (self.range)(id) {
+        let quant = match self.ranges.get(&self.name(id)) {
             Some(range) if home != Home::fraction() => quantize::activation(range, bits)?,
             _ if home == Home::fraction() => quantize::activation((0.0, 1.0), bits)?,
             _ => quantize::activation(home_range(&home)?, bits)?,

@@ -4,6 +4,7 @@
 //! activation fused into the layer is the clamp of that rescale.
 use super::context::{Lowerer, Value, requant};
 use crate::bits::LayerBits;
+use crate::calibrate::Moment;
 use crate::quantize::{bias, quantize_weight};
 use goshawk_ir::{
     DType, Dyadic, IntOp, NodeId, QParams, Requant, Result, Shape, Tensor, bail, ensure,
@@ -27,6 +28,9 @@ pub struct Weight<'w> {
     pub bias: &'w [f32],
     /// Bits.
     pub bits: u8,
+    /// For each group of output channels, the moments of the input that each element of a row multiplies; empty where
+    /// they are not known.
+    pub moments: Vec<Vec<Moment>>,
 }
 
 /// Quantizes weight and bias for operand `x` and result `id`: the operands of the integer node and its rescale.
@@ -53,8 +57,10 @@ pub fn quantized(
     };
     ensure!(bias_f32.len() == channels, "{} biases for {channels} channels", bias_f32.len());
     let floor = bias::scale_floor(bias_f32, scale_x);
-    let q = quantize_weight(w.values, channels, w.bits, l.options.clip(w.bits), &floor)?;
-    let b = bias::quantize_bias(bias_f32, scale_x, &q.scales)?;
+    let q = quantize_weight(w.values, channels, w.bits, l.options.clip(w.bits), &floor, &w.moments)?;
+    let moments = if l.options.bias_correction && w.bits <= 6 { &w.moments[..] } else { &[] };
+    let corrected = bias::corrected(bias_f32, w.values, &q, moments);
+    let b = bias::quantize_bias(&corrected, scale_x, &q.scales)?;
     bias::prove_accumulator(&q.values, &b, range::max_centred(l.out.ty(x.node))?)?;
 
     let home = l.home(id)?;
@@ -93,6 +99,7 @@ pub fn conv(l: &mut Lowerer<'_>, id: NodeId, a: &float::Conv) -> Result<()> {
         name: l.name(operand),
         bias: optional(l, id, 2)?,
         bits: bits.weights,
+        moments: conv_moments(l, id, dims, a.window.groups)?,
     };
     emit_conv(l, id, &x, &weight, a.window.clone(), a.clamp)
 }
@@ -111,6 +118,28 @@ pub fn emit_conv(
 ) -> Result<()> {
     let (operands, requant) = quantized(l, id, x, weight, clamp)?;
     l.define(id, IntOp::Conv(int::Conv { window, requant }), &operands, vec![0, 2, 3, 1])
+}
+
+/// Moments for the rows of a convolution's weight, [KH,KW,C/g] for each group.
+fn conv_moments(
+    l: &Lowerer<'_>,
+    id: NodeId,
+    [_, i, h, w]: [usize; 4],
+    groups: usize,
+) -> Result<Vec<Vec<Moment>>> {
+    let Some(moments) = l.moments(l.operand(id, 0)?).filter(|m| m.len() == i * groups) else {
+        return Ok(Vec::new());
+    };
+    Ok(moments.chunks(i).map(|group| group.repeat(h * w)).collect())
+}
+
+/// Moments for the rows of a linear layer's weight.
+fn linear_moments(l: &Lowerer<'_>, source: NodeId, x: &Value) -> Vec<Vec<Moment>> {
+    let Some(moments) = l.moments(source).filter(|m| m.len() == x.logical[1]) else { return Vec::new() };
+    vec![match &x.columns {
+        Some(columns) => columns.iter().map(|c| moments[*c]).collect(),
+        None => moments.to_vec(),
+    }]
 }
 
 /// [O,I,H,W] → [O,H,W,I].
@@ -142,8 +171,14 @@ pub fn linear(l: &mut Lowerer<'_>, id: NodeId, clamp: Option<Clamp>) -> Result<(
         }
         None => w,
     };
-    let weight =
-        Weight { values, shape, name: l.name(operand), bias: optional(l, id, 2)?, bits: bits.weights };
+    let weight = Weight {
+        values,
+        shape,
+        name: l.name(operand),
+        bias: optional(l, id, 2)?,
+        bits: bits.weights,
+        moments: linear_moments(l, source, &x),
+    };
     let (operands, requant) = quantized(l, id, &x, &weight, clamp)?;
     l.define(id, IntOp::Linear(int::Linear { requant }), &operands, vec![0, 1])
 }
@@ -173,6 +208,7 @@ pub fn matmul(l: &mut Lowerer<'_>, id: NodeId) -> Result<()> {
         name: l.name(right),
         bias: &[],
         bits: bits.weights,
+        moments: Vec::new(),
     };
     let (operands, requant) = quantized(l, id, &x, &weight, None)?;
     let order: Vec<usize> = (0..l.dims(id).len()).collect();

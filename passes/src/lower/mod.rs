@@ -40,11 +40,14 @@ pub struct Options {
     pub output_bits: u8,
     /// How weight scales are chosen; `None` takes the default of the width ([`Options::clip`]).
     pub weight_clip: Option<WeightClip>,
+    /// Whether the biases of layers with weights of 6 bits or fewer make up for what weight rounding takes from the
+    /// mean of each channel. Wider weights take next to nothing.
+    pub bias_correction: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { residual_bits: 16, output_bits: 16, weight_clip: None }
+        Self { residual_bits: 16, output_bits: 16, weight_clip: None, bias_correction: true }
     }
 }
 
@@ -102,7 +105,7 @@ pub fn lower_traced(
     let bits = plan.resolve(graph).map_err(|e| vec![e])?;
     let range = |id: NodeId| ranges.get(&graph.node(id).name);
     let homes = homes::assign(graph, &bits, options, &range)?;
-    let mut lowerer = context::Lowerer::new(graph, &range, &bits, options, homes);
+    let mut lowerer = context::Lowerer::new(graph, ranges, &bits, options, homes);
     let mut errors = Vec::new();
     let mut failed = std::collections::BTreeSet::new();
     for id in graph.topo_order().map_err(|e| vec![e])? {

@@ -1,11 +1,16 @@
 //! Convolutions, linear layers, pools.
 use crate::net::{Net, expect_sqnr};
 use goshawk_ir::{
-    FloatOp, IntOp,
+    FloatOp, IntOp, Tensor, interp,
     op::{
         float::{BatchNorm, Clamp, Reduce},
         window::{ConvWindow, PoolWindow},
     },
+};
+use goshawk_passes::{
+    bits::BitPlan,
+    calibrate::{Calibrator, Method},
+    lower::{Options, lower},
 };
 
 const RELU6: Clamp = Clamp { lo: 0.0, hi: 6.0 };
@@ -146,4 +151,39 @@ fn batch_norm_that_stayed() {
     let y = net.add(FloatOp::BatchNorm(BatchNorm { epsilon: 1e-5 }), &[x, gamma, beta, mean, variance]);
     net.output(y);
     expect_sqnr(&mut net, "w8a8", 34.0);
+}
+
+/// What 4-bit weights lose: bias correction takes the systematic part away.
+#[test]
+fn bias_correction_lowers_the_error_of_narrow_weights() {
+    let mut net = Net::new(14);
+    let x = net.input(&[1, 4, 8, 8]);
+    let x = net.conv(x, 12, 3, Some(Clamp::RELU));
+    let depthwise = ConvWindow { groups: 12, pads: [1; 4], ..ConvWindow::unit() };
+    let x = net.conv_with(x, 12, [3, 3], depthwise, Some(Clamp::RELU));
+    let x = net.max_pool(x, 8, 1);
+    let flat = net.reshape(x, &[1, 12]);
+    let y = net.linear(flat, 10);
+    net.output(y);
+    let samples = net.samples(24);
+    let mut calibrator = Calibrator::new(&net.graph, Method::MinMax);
+    for inputs in &samples {
+        calibrator.observe_batch(&net.graph, inputs).unwrap();
+    }
+    let ranges = calibrator.finish(&|_| 8).unwrap();
+    let mut plan = BitPlan::uniform("w3a8").unwrap();
+    (plan.pin_first, plan.pin_last) = (false, false);
+    let noise = |bias_correction: bool| -> f64 {
+        let options = Options { bias_correction, ..Options::default() };
+        let g = lower(&net.graph, &ranges, &plan, &options).unwrap();
+        let error = |inputs: &Vec<Tensor>| -> f64 {
+            let want = interp::float::run(&net.graph, inputs).unwrap();
+            let got = interp::boundary::run_f32(&g, inputs).unwrap();
+            let pairs = want[0].as_f32().unwrap().iter().zip(got[0].as_f32().unwrap());
+            pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum()
+        };
+        samples.iter().map(error).sum()
+    };
+    let (with, without) = (noise(true), noise(false));
+    assert!(with < 0.9 * without, "{with} {without}");
 }

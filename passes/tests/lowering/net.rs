@@ -130,7 +130,7 @@ pub fn min_max(graph: &FloatGraph, samples: &[Vec<Tensor>]) -> Ranges {
         })
         .unwrap();
     }
-    Ranges { map }
+    Ranges { map, ..Ranges::default() }
 }
 
 /// Signal-to-quantization-noise ratio in decibel.
