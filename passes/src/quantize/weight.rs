@@ -21,8 +21,9 @@ pub struct QuantizedWeight {
     pub scales: Vec<f32>,
 }
 
-/// Smallest scale of a channel: the verifier's limit is 2⁻⁶⁰, and scale_x · scale_w stays a normal f32.
-const MIN_SCALE: f32 = 1e-18;
+/// Smallest scale of a channel. With the smallest activation scale, `MIN_WIDTH` / 255 > 2⁻²², the scale of the bias stays
+/// above 2⁻⁶⁰, the verifier's limit.
+const MIN_SCALE: f32 = 1.0 / (1u64 << 36) as f32;
 /// Candidates of the clip search: 100 %, 99 %, … of max|w|.
 const STEPS: usize = 75;
 
@@ -163,6 +164,9 @@ mod tests {
         let q = quantize_weight(&[0.0, 0.0, 1e-38, 0.0], 2, 8, WeightClip::Mse, &[0.0, 1e-3], &[]).unwrap();
         assert_eq!((q.scales[0], q.scales[1]), (1.0, 1e-3));
         assert_eq!(q.values, [0; 4]);
+        // NanoDet-m has channels like this one: their bias has a scale too, and it must not vanish.
+        let q = quantize_weight(&[1e-18, -1e-17], 1, 8, WeightClip::MaxAbs, &[0.0], &[]).unwrap();
+        assert!(q.scales[0] * (super::super::activation::MIN_WIDTH / 255.0) > 1.0 / (1u64 << 60) as f32);
         assert!(quantize_weight(&[f32::NAN], 1, 8, WeightClip::Mse, &[0.0], &[]).is_err());
         assert!(quantize_weight(&[1.0], 1, 9, WeightClip::Mse, &[0.0], &[]).is_err());
     }
