@@ -6,3 +6,5 @@ pub mod filetest;
 pub mod generate;
 pub mod models;
 pub mod nets;
+pub mod subjects;
+pub mod whole;
