@@ -12,5 +12,6 @@ pub mod driver;
 pub mod error;
 pub mod explain;
 pub mod import;
+pub mod ukernel;
 
 pub use error::{Code, Error, Result};

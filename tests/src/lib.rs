@@ -4,6 +4,7 @@ pub mod assets;
 pub mod cc;
 pub mod filetest;
 pub mod generate;
+pub mod guard;
 pub mod models;
 pub mod nets;
 pub mod subjects;

@@ -147,12 +147,12 @@ impl<M: Module> Emitter<M> {
     }
 
     /// A leaf function given as machine code. It keeps the stack pointer where it is.
-    pub fn leaf(&mut self, name: &str, returns: &[Type], code: &[u8]) -> Result<FuncId> {
+    pub fn leaf(&mut self, name: &str, params: usize, returns: &[Type], code: &[u8]) -> Result<FuncId> {
         let name = format!("{}_{name}", self.prefix);
-        let signature = self.signature(0, returns);
+        let signature = self.signature(params, returns);
         let id =
             self.module.declare_function(&name, Linkage::Local, &signature).map_err(|e| fail(&name, &e))?;
-        self.module.define_function_bytes(id, 32, code, &[]).map_err(|e| fail(&name, &e))?;
+        self.module.define_function_bytes(id, 64, code, &[]).map_err(|e| fail(&name, &e))?;
         let bytes = code.len() as u32;
         self.functions.push(Defined {
             id,

@@ -6,11 +6,11 @@ use super::{
     emitter::{Emitter, Level},
     ops::{
         boundary,
-        conv::{self, Kernels},
+        conv,
         elementwise::{self, Source},
         movement, nonlinear,
         rescale::Output,
-        window,
+        tiles, window,
     },
     plan::{ConvChoice, KernelPlan, output},
 };
@@ -71,6 +71,13 @@ pub(crate) fn emit<M: Module>(
         model.info(em, stack_bytes)?;
     }
     Ok(Entries { run, run_f32, stack_bytes })
+}
+
+/// Kernels shared by the layers of a model.
+#[derive(Default)]
+struct Kernels {
+    gemm: conv::Kernels,
+    tiles: tiles::Leaves,
 }
 
 struct Model<'a> {
@@ -147,7 +154,7 @@ impl Model<'_> {
         let graph = self.graph;
         // (function, operands, result, takes the scratch area)
         let mut calls: Vec<(FuncId, Vec<Place>, Place, bool)> = Vec::new();
-        let mut kernels = Kernels::new();
+        let mut kernels = Kernels::default();
         for (index, id) in self.plan.order.iter().enumerate() {
             let node = graph.node(*id);
             if node.op.is_input() || node.op.as_const().is_some() {
@@ -162,7 +169,7 @@ impl Model<'_> {
             }
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
-            let scratch = matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..)));
+            let scratch = matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..) | ConvChoice::Tiles(..)));
             calls.push((function, from, to, scratch));
         }
         for (i, port) in graph.outputs.iter().enumerate() {
@@ -211,7 +218,8 @@ impl Model<'_> {
         match &node.op {
             IntOp::Input | IntOp::Const(_) => Err(self.broken(id, "inputs and constants have no code")),
             IntOp::Conv(_) | IntOp::Linear(_) => match self.plan.convs.get(&id) {
-                Some(ConvChoice::Gemm(spec, plan)) => conv::define(em, kernels, name, spec, plan),
+                Some(ConvChoice::Gemm(spec, plan)) => conv::define(em, &mut kernels.gemm, name, spec, plan),
+                Some(ConvChoice::Tiles(spec, plan)) => tiles::define(em, &mut kernels.tiles, name, spec, plan),
                 Some(ConvChoice::Depthwise(spec)) => window::depthwise(em, name, spec),
                 None => Err(self.broken(id, "the layer was not planned")),
             },
@@ -355,7 +363,7 @@ impl Checks {
         let cpu = match cpu::check(&em.target)? {
             None => None,
             Some(code) => {
-                let leaf = em.leaf("cpu_check", &[I32], &code)?;
+                let leaf = em.leaf("cpu_check", 0, &[I32], &code)?;
                 Some((leaf, em.define_data("cpu_state", vec![0], true)?))
             }
         };

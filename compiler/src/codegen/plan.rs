@@ -4,6 +4,7 @@ use super::{
         conv::{self, ConvSpec, GemmPlan},
         gemm::{Kind, Weights},
         rescale::{Output, Scheme},
+        tiles::{self, TilePlan},
         window::DepthwisePlan,
     },
     target::Target,
@@ -51,6 +52,7 @@ pub struct KernelPlan {
 #[derive(Clone, Debug)]
 pub(crate) enum ConvChoice {
     Gemm(ConvSpec, GemmPlan),
+    Tiles(ConvSpec, TilePlan),
     Depthwise(ConvSpec),
 }
 
@@ -95,11 +97,20 @@ pub(crate) fn plan(
                         .then(|| "scale ratios do not allow vector requantization".into());
                     ConvChoice::Depthwise(spec)
                 } else {
-                    let plan = conv::plan(&spec, target);
-                    report.kernel = gemm_name(&plan);
-                    report.why.clone_from(&plan.why);
-                    scratch = scratch.max(plan.scratch);
-                    ConvChoice::Gemm(spec, plan)
+                    match tiles::plan(&spec, target) {
+                        Ok(plan) => {
+                            report.kernel = plan.name();
+                            scratch = scratch.max(plan.scratch);
+                            ConvChoice::Tiles(spec, plan)
+                        }
+                        Err(why) => {
+                            let plan = conv::plan(&spec, target);
+                            report.kernel = gemm_name(&plan);
+                            report.why = plan.why.clone().or(why);
+                            scratch = scratch.max(plan.scratch);
+                            ConvChoice::Gemm(spec, plan)
+                        }
+                    }
                 };
                 convs.insert(*id, choice);
             }

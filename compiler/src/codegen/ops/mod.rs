@@ -8,4 +8,5 @@ pub(crate) mod movement;
 pub(crate) mod nonlinear;
 pub(crate) mod pack;
 pub(crate) mod rescale;
+pub(crate) mod tiles;
 pub(crate) mod window;

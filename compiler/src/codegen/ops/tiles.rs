@@ -1,0 +1,389 @@
+//! Convolutions and linear layers by assembled tiles (`crate::ukernel`), for x86-64 with AVX2 or AVX-512 VNNI.
+//!
+//! Direct convolution: for each kernel row a tile reads one contiguous run of NHWC bytes per output pixel, at constant
+//! distances. Padding, and channel counts that are no multiple of 4, are met by copying the image once into the arena's
+//! scratch area, borders as the zero point (their x̂ is 0) and missing channels next to zero weights; a copy costs one
+//! pass over the input where the convolution makes kernel rows × columns of them. No tensor is read outside its bounds.
+//!
+//! Output channels are split into blocks as wide as a tile, the rest into narrower ones; each block has a leaf for its usual number of pixels and
+//! one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row.
+use super::conv::ConvSpec;
+use crate::{
+    Result,
+    codegen::{
+        builder::Fb,
+        emitter::{Emitter, Level, fail},
+        target::Target,
+    },
+    ukernel::{Grid, Isa, Tile, Weights, pack::Channel},
+};
+use cranelift_codegen::ir::{FuncRef, InstBuilder, Value};
+use cranelift_module::{DataId, FuncId, Linkage, Module};
+use goshawk_ir::DType;
+use std::collections::BTreeMap;
+
+/// What the planner decided for a layer of tiles.
+#[derive(Clone, Debug)]
+pub(crate) struct TilePlan {
+    isa: Isa,
+    pub blocks: Vec<Block>,
+    /// Rows, columns and channels of the image that tiles read.
+    image: [usize; 3],
+    /// Whether that image is a padded copy in the scratch area.
+    copied: bool,
+    pub scratch: usize,
+    /// Where in the scratch area the tiles keep sums.
+    sums: usize,
+    /// Rows and columns of the loops: 1 × all pixels where the image is one long row.
+    rows: usize,
+    columns: usize,
+    short_shift: bool,
+    channels: Vec<Channel>,
+}
+
+/// A range of output channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    first: usize,
+    pub columns: usize,
+    pub vectors: usize,
+    pub weights: Weights,
+    /// Pixels of the usual tile.
+    pub pixels: usize,
+}
+
+/// Chooses the tiles, or says why the layer cannot have any; nothing where the target has no tiles at all.
+pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<TilePlan, Option<String>> {
+    let isa = choose_isa(target)?;
+    if spec.window.groups != 1 {
+        return Err(Some(format!("{} groups that are not depthwise", spec.window.groups)));
+    }
+    if spec.window.dilation[1] != 1 && spec.kernel[1] != 1 {
+        return Err(Some("taps of a kernel row are not neighbours (dilation)".into()));
+    }
+    let [n, h, w, c] = spec.input;
+    let copied = spec.window.pads != [0; 4] || c % 4 != 0;
+    let image = if copied {
+        let need = |axis: usize| {
+            (spec.out[axis] - 1) * spec.window.stride[axis]
+                + (spec.kernel[axis] - 1) * spec.window.dilation[axis]
+                + 1
+        };
+        [need(0), need(1), c.next_multiple_of(4)]
+    } else {
+        [h, w, c]
+    };
+    let long_row = !copied && spec.kernel == [1, 1] && spec.window.stride == [1, 1];
+    let (rows, columns) = if long_row { (1, n * h * w) } else { (spec.out[0], spec.out[1]) };
+
+    let channels = channels(spec, isa)?;
+    let short_shift = channels.iter().any(|c| c.shift < 32);
+    let mut plan = TilePlan {
+        isa,
+        blocks: Vec::new(),
+        image,
+        copied,
+        scratch: 0,
+        sums: 0,
+        rows,
+        columns,
+        short_shift,
+        channels,
+    };
+    let mut first = 0;
+    while first < spec.channels {
+        let left = (spec.channels - first).div_ceil(isa.lanes());
+        let vectors = isa.vectors().iter().copied().find(|v| *v <= left).unwrap_or(1);
+        let count = (vectors * isa.lanes()).min(spec.channels - first);
+        let weights = plan.choose_weights(spec, first..first + count, vectors);
+        // Tiles of a row are as equal as can be, so that none is a nearly empty rest.
+        let tiles = columns.div_ceil(isa.max_rows(weights, vectors));
+        let pixels = columns.div_ceil(tiles);
+        plan.blocks.push(Block { first, columns: count, vectors, weights, pixels });
+        first += count;
+    }
+    plan.sums = if copied { image.iter().product::<usize>().next_multiple_of(64) } else { 0 };
+    let sums = plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
+    plan.scratch = plan.sums + sums;
+    Ok(plan)
+}
+
+fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<String>> {
+    let has = |features: &[&str]| features.iter().all(|f| target.has(f));
+    if has(&["avx512vnni", "avx512bw", "avx512dq", "avx512vl"]) {
+        Ok(Isa::Vnni512)
+    } else if has(&["avx2"]) && !has(&["avxvnni"]) {
+        Ok(Isa::Avx2)
+    } else {
+        Err(None)
+    }
+}
+
+/// Bias with the zero point folded in, multiplier and shift of every channel.
+fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, String> {
+    // The epilogues keep 32 bits of the rescaled value; AVX2's adds 2⁶² to the product.
+    let widest = match isa {
+        Isa::Vnni512 => 1i64 << 31,
+        Isa::Avx2 => 1 << 30,
+    };
+    (0..spec.channels)
+        .map(|index| {
+            let dyadic = spec.requant.dyadic(index);
+            let bound = spec.bound(index);
+            if bound >= widest || (i128::from(bound) * i128::from(dyadic.mult)) >> dyadic.shift >= 1 << 30 {
+                return Err(format!("output channel {index} may leave 32 bits when rescaled"));
+            }
+            let sum: i64 = (0..spec.k()).map(|k| i64::from(spec.weight(index, k))).sum();
+            let bias = i64::from(spec.bias[index]) - i64::from(spec.input_zero_point) * sum;
+            let bias = i32::try_from(bias).map_err(|_| format!("the bias of channel {index} leaves 32 bits"))?;
+            Ok(Channel { bias, mult: dyadic.mult, shift: dyadic.shift })
+        })
+        .collect()
+}
+
+/// Leaves of a model, shared by its layers.
+pub(crate) type Leaves = BTreeMap<Vec<u8>, FuncId>;
+
+/// Defines the layer's function: (input, result, scratch).
+pub(crate) fn define<M: Module>(
+    em: &mut Emitter<M>,
+    leaves: &mut Leaves,
+    name: &str,
+    spec: &ConvSpec,
+    plan: &TilePlan,
+) -> Result<FuncId> {
+    let mut blocks = Vec::new();
+    for block in &plan.blocks {
+        let mut leaf = |em: &mut Emitter<M>, pixels: usize| -> Result<Option<FuncId>> {
+            if pixels == 0 {
+                return Ok(None);
+            }
+            let code = plan.isa.assemble(&plan.tile(spec, block, pixels)).map_err(|e| fail(name, &e))?;
+            if let Some(id) = leaves.get(&code) {
+                return Ok(Some(*id));
+            }
+            let label = format!("tile_{pixels}x{}_{}", block.vectors * plan.isa.lanes(), leaves.len());
+            let id = em.leaf(&label, 5, &[], &code)?;
+            leaves.insert(code, id);
+            Ok(Some(id))
+        };
+        let usual = leaf(em, block.pixels)?;
+        let rest = leaf(em, plan.columns % block.pixels)?;
+        let (weights, epilogue) = plan.constants(em, name, spec, block)?;
+        blocks.push((*block, usual, rest, weights, epilogue));
+    }
+    em.function(name, Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
+        let blocks: Vec<BlockCode> = blocks
+            .iter()
+            .map(|(block, usual, rest, weights, epilogue)| BlockCode {
+                block: *block,
+                usual: usual.map(|id| em.callee(b, id)),
+                rest: rest.map(|id| em.callee(b, id)),
+                weights: em.address(b, *weights),
+                epilogue: em.address(b, *epilogue),
+            })
+            .collect();
+        let [n, h, w, c] = spec.input;
+        let result = plan.rows * plan.columns * plan.pixel_bytes(spec);
+        // A long row already holds all images.
+        let images = if plan.rows == 1 && plan.columns == n * h * w { 1 } else { n };
+        b.repeat(images, &[p[0], p[1]], |b, v| {
+            let image = if plan.copied {
+                plan.copy_padded(b, spec, v[0], p[2]);
+                p[2]
+            } else {
+                v[0]
+            };
+            let sums = b.offset(p[2], plan.sums as i64);
+            plan.multiply(b, spec, &blocks, [image, v[1], sums]);
+            vec![b.offset(v[0], (h * w * c) as i64), b.offset(v[1], result as i64)]
+        });
+        b.ins().return_(&[]);
+        Ok(())
+    })
+}
+
+struct BlockCode {
+    block: Block,
+    usual: Option<FuncRef>,
+    rest: Option<FuncRef>,
+    weights: Value,
+    epilogue: Value,
+}
+
+impl TilePlan {
+    /// Name of the kernel for reports.
+    pub fn name(&self) -> String {
+        let widest = self.blocks.iter().max_by_key(|b| b.vectors);
+        widest.map_or_else(String::new, |b| {
+            let weights = match b.weights {
+                Weights::Int8 => "i8".to_owned(),
+                Weights::Int16 => "i8 as i16".to_owned(),
+                Weights::Int4Times16 => "i4 times 16".to_owned(),
+                Weights::Int4Offset { period } => format!("i4 in i16 for {period}"),
+            };
+            let mode = if self.copied { "padded copy" } else { "in place" };
+            format!("{} {}x{} {weights} {mode}", self.isa.name(), b.pixels, b.vectors * self.isa.lanes())
+        })
+    }
+
+    fn pixel_bytes(&self, spec: &ConvSpec) -> usize {
+        spec.output.dtype.bytes(spec.channels)
+    }
+
+    fn tile(&self, spec: &ConvSpec, block: &Block, pixels: usize) -> Tile {
+        let [_, width, channels] = self.image;
+        Tile {
+            weights: block.weights,
+            grid: if spec.output.dtype == DType::U8 { Grid::U8 } else { Grid::I16 },
+            rows: pixels,
+            vectors: block.vectors,
+            columns: block.columns,
+            kernel_rows: spec.kernel[0],
+            run: spec.kernel[1] * channels,
+            row_stride: spec.window.stride[1] * channels,
+            kernel_row_stride: spec.window.dilation[0] * width * channels,
+            out_stride: self.pixel_bytes(spec),
+            zero_point: spec.output.zero_point,
+            clamp: (spec.output.lo, spec.output.hi),
+            short_shift: self.short_shift,
+        }
+    }
+
+    /// Weights of a channel as tiles read them: missing input channels are zeros.
+    fn padded_weights(&self, spec: &ConvSpec, channel: usize) -> Vec<i8> {
+        let (have, want) = (spec.input[3], self.image[2]);
+        let taps = &spec.weights[channel * spec.k()..(channel + 1) * spec.k()];
+        let mut row = vec![0i8; taps.len() / have * want];
+        for (to, tap) in row.chunks_mut(want).zip(taps.chunks(have)) {
+            to[..have].copy_from_slice(tap);
+        }
+        row
+    }
+
+    /// The fastest exact form of the weights of a block.
+    fn choose_weights(&self, spec: &ConvSpec, channels: std::ops::Range<usize>, vectors: usize) -> Weights {
+        let steps = spec.kernel[1] * self.image[2] / 4;
+        // Where a step has one vector only, two steps of k share a byte.
+        let paired = spec.int4 && (vectors > 1 || steps.is_multiple_of(2));
+        match self.isa {
+            Isa::Vnni512 => {
+                let fits = |c: usize| spec.bound(c) < 1 << 27 && self.channels[c].shift <= 58;
+                if paired && channels.clone().all(fits) { Weights::Int4Times16 } else { Weights::Int8 }
+            }
+            Isa::Avx2 => {
+                // Largest |sum| of two neighbouring products.
+                let pair = channels
+                    .clone()
+                    .flat_map(|c| self.padded_weights(spec, c).chunks(2).map(pair_bound).collect::<Vec<_>>())
+                    .max()
+                    .unwrap_or(0)
+                    * spec.input_max;
+                let period = i32::from(i16::MAX) / pair.max(1);
+                if paired && period >= 2 {
+                    Weights::Int4Offset { period: (period as usize).min(12) }
+                } else if period >= 1 {
+                    Weights::Int8
+                } else {
+                    Weights::Int16
+                }
+            }
+        }
+    }
+
+    /// Packed weights and epilogue constants of a block.
+    fn constants<M: Module>(
+        &self,
+        em: &mut Emitter<M>,
+        name: &str,
+        spec: &ConvSpec,
+        block: &Block,
+    ) -> Result<(DataId, DataId)> {
+        let range = block.first..block.first + block.columns;
+        let rows: Vec<Vec<i8>> = range.clone().map(|c| self.padded_weights(spec, c)).collect();
+        let rows: Vec<&[i8]> = rows.iter().map(Vec::as_slice).collect();
+        let tile = self.tile(spec, block, block.pixels);
+        let weights = em.rodata(&format!("{name}_weights"), self.isa.pack(&rows, &tile))?;
+        let epilogue = self.isa.epilogue(&self.channels[range], &tile);
+        Ok((weights, em.rodata(&format!("{name}_requant"), epilogue)?))
+    }
+
+    /// Copies one image into the scratch area, with borders and padded channels.
+    fn copy_padded(&self, b: &mut Fb<'_>, spec: &ConvSpec, input: Value, scratch: Value) {
+        let [rows, columns, channels] = self.image;
+        let [_, h, w, c] = spec.input;
+        let [top, left, ..] = spec.window.pads;
+        let zero = [spec.input_zero_point as u8; 8];
+        let (top, left) = (top.min(rows), left.min(columns));
+        // Strides may leave the last rows and columns of the input unread.
+        let (inner_rows, inner_columns) = (h.min(rows - top), w.min(columns - left));
+        let row_bytes = columns * channels;
+        b.fill(scratch, top * row_bytes, zero);
+        let from = b.offset(scratch, (top * row_bytes) as i64);
+        let right = columns - left - inner_columns;
+        let end = b.repeat(inner_rows, &[input, from], |b, v| {
+            b.fill(v[1], left * channels, zero);
+            let to = b.offset(v[1], (left * channels) as i64);
+            if c == channels {
+                b.copy(v[0], to, inner_columns * c);
+            } else {
+                widen_channels(b, v[0], to, [inner_columns, c, channels]);
+            }
+            let to = b.offset(to, (inner_columns * channels) as i64);
+            b.fill(to, right * channels, zero);
+            vec![b.offset(v[0], (w * c) as i64), b.offset(v[1], row_bytes as i64)]
+        });
+        b.fill(end[1], (rows - top - inner_rows) * row_bytes, zero);
+    }
+
+    /// All tiles of one image, block by block.
+    fn multiply(&self, b: &mut Fb<'_>, spec: &ConvSpec, blocks: &[BlockCode], [image, out, sums]: [Value; 3]) {
+        let [_, width, channels] = self.image;
+        let row_in = (spec.window.stride[0] * width * channels) as i64;
+        let row_out = (self.columns * self.pixel_bytes(spec)) as i64;
+        for code in blocks {
+            let out = b.offset(out, spec.output.dtype.bytes(code.block.first) as i64);
+            let pixels = code.block.pixels;
+            let step_in = (pixels * spec.window.stride[1] * channels) as i64;
+            let step_out = (pixels * self.pixel_bytes(spec)) as i64;
+            b.repeat(self.rows, &[image, out], |b, v| {
+                let mut end = vec![v[0], v[1]];
+                if let Some(usual) = code.usual {
+                    end = b.repeat(self.columns / pixels, &end, |b, t| {
+                        b.ins().call(usual, &[t[0], code.weights, t[1], code.epilogue, sums]);
+                        vec![b.offset(t[0], step_in), b.offset(t[1], step_out)]
+                    });
+                }
+                if let Some(rest) = code.rest {
+                    b.ins().call(rest, &[end[0], code.weights, end[1], code.epilogue, sums]);
+                }
+                vec![b.offset(v[0], row_in), b.offset(v[1], row_out)]
+            });
+        }
+    }
+}
+
+/// Largest |x₀·w₀ + x₁·w₁| for x in 0..=1.
+fn pair_bound(pair: &[i8]) -> i32 {
+    let positive: i32 = pair.iter().map(|w| i32::from(*w).max(0)).sum();
+    let negative: i32 = pair.iter().map(|w| i32::from(*w).min(0)).sum();
+    positive.max(-negative)
+}
+
+/// Copies pixels of `have` channels to pixels of `want` channels; the channels between have zero weights.
+fn widen_channels(b: &mut Fb<'_>, from: Value, to: Value, [pixels, have, want]: [usize; 3]) {
+    // Three channels to four, the usual first layer: four pixels by one shuffle of 16 bytes, of which 12 count, as
+    // long as those 16 lie inside the row.
+    let by_four = if (have, want) == (3, 4) { (pixels * 3).saturating_sub(4) / 12 } else { 0 };
+    let end = b.repeat(by_four, &[from, to], |b, v| {
+        let x = b.load(cranelift_codegen::ir::types::I8X16, v[0], 0);
+        let picks = (0..16u8).map(|i| if i % 4 == 3 { 0 } else { i / 4 * 3 + i % 4 });
+        let wide = b.shuffle(x, x, picks);
+        b.store(wide, v[1], 0);
+        vec![b.offset(v[0], 12), b.offset(v[1], 16)]
+    });
+    b.repeat(pixels - 4 * by_four, &end, |b, v| {
+        b.copy(v[0], v[1], have);
+        vec![b.offset(v[0], have as i64), b.offset(v[1], want as i64)]
+    });
+}

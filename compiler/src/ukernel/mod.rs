@@ -1,0 +1,24 @@
+//! Assembled micro-kernels: leaf functions for the inner tiles of convolutions and linear layers on x86-64.
+//!
+//! Cranelift's vectors stop at 128 bits, so the tiles that do nearly all the work are assembled with `iced-x86` and
+//! handed to the same module as raw bytes. Cranelift still emits the loops around them.
+//!
+//! Contract of a leaf:
+//! * System V, `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch)`; strides, sizes and
+//!   tile shape are immediates of the code;
+//! * clobbers only caller-saved registers; makes no calls; uses no stack; holds no state;
+//! * reads exactly the bytes of the tile's operands and writes exactly the bytes of its results: edge tiles are kernels
+//!   of their own, with fewer rows or masked columns, never over-reads.
+//!
+//! | family | ISA | main instruction | tile (rows × channels) | weights |
+//! |---|---|---|---|---|
+//! | [`x64::vnni512`] | AVX-512 VNNI | `vpdpbusd zmm` | 28×16, 14×32, 7×64 | [`pack::int8`], [`pack::int4`] times 16 |
+//! | [`x64::avx2`] | AVX2 | `vpmaddubsw`, `vpmaddwd` | 12×8, 6×16 | [`pack::int8`], [`pack::int16`], [`pack::int4`] plus 8 |
+
+pub mod isa;
+pub mod pack;
+pub mod tile;
+pub mod x64;
+
+pub use isa::Isa;
+pub use tile::{Grid, Tile, Weights};

@@ -1,0 +1,82 @@
+//! The description of a tile, from which code, packing, reference and tests are made.
+
+/// Storage of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Weights {
+    /// One byte each.
+    Int8,
+    /// Two bytes each, even and odd k apart: AVX2's exact path for weights that could saturate `vpmaddubsw`.
+    Int16,
+    /// Two to a byte; unpacked in registers to sixteen times their value, so that no sign extension is needed. The
+    /// accumulator is then sixteen times the true one, bias and shift are adjusted to that.
+    Int4Times16,
+    /// Two to a byte, plus 8; unpacked in registers. Sums stay in i16 for at most `period` steps of four k, which the
+    /// largest activation and weight allow.
+    Int4Offset {
+        /// Steps between widenings, at least 2.
+        period: usize,
+    },
+}
+
+/// Output grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Grid {
+    /// u8 with a zero point.
+    U8,
+    /// i16 with zero point 0.
+    I16,
+}
+
+impl Grid {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::I16 => 2,
+        }
+    }
+}
+
+/// `rows` output pixels × `columns` output channels: for each kernel row, `run` contiguous activation bytes (kernel
+/// columns × channels) are multiplied with the packed weights; the sums are requantized and stored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Storage of the weights.
+    pub weights: Weights,
+    /// Output grid.
+    pub grid: Grid,
+    /// Output pixels of the tile.
+    pub rows: usize,
+    /// Vectors of output channels: 1, 2 or 4 of 16 with AVX-512, 1 or 2 of 8 with AVX2.
+    pub vectors: usize,
+    /// Output channels that exist; the last vector may be partial.
+    pub columns: usize,
+    /// Kernel rows.
+    pub kernel_rows: usize,
+    /// Contiguous activation bytes of one kernel row; a multiple of 4.
+    pub run: usize,
+    /// Activation bytes from one output pixel to the next.
+    pub row_stride: usize,
+    /// Activation bytes from one kernel row to the next.
+    pub kernel_row_stride: usize,
+    /// Output bytes from one output pixel to the next.
+    pub out_stride: usize,
+    /// Zero point of the output.
+    pub zero_point: i32,
+    /// Clamp of the output.
+    pub clamp: (i32, i32),
+    /// Whether some channel's shift is below 32: the odd lanes then need one instruction more.
+    pub short_shift: bool,
+}
+
+impl Tile {
+    /// Bytes of K: kernel rows × run.
+    pub const fn depth(&self) -> usize {
+        self.kernel_rows * self.run
+    }
+
+    /// Multiplications of the tile, padding of columns not counted.
+    pub const fn macs(&self) -> usize {
+        self.rows * self.columns * self.depth()
+    }
+}

@@ -1,0 +1,397 @@
+//! Tiles with AVX2, for CPUs without 8-bit dot products. Three ways to multiply, all exact:
+//!
+//! * [`Weights::Int8`]: `vpmaddubsw`, `vpmaddwd` by ones, `vpaddd`. `vpmaddubsw` saturates at i16, so the planner uses
+//!   it only for weights that cannot get there.
+//! * [`Weights::Int16`]: even and odd activation bytes as u16 times weights as i16 by `vpmaddwd`: any weights.
+//! * [`Weights::Int4Offset`]: nibbles unpacked in registers, `vpmaddubsw`, sums in i16 for `period` steps, then
+//!   widened. INT4 is really faster here: two instructions for 32 products instead of three.
+//!
+//! The epilogue has no 64-bit arithmetic shift: (z·M + 2^(e−1) + 2⁶²) >> e, logical, minus 2^(62−e).
+use super::regs::{XMM, YMM};
+use crate::ukernel::{Grid, Tile, Weights, pack::AVX2_EPILOGUE_BYTES};
+use iced_x86::{
+    IcedError,
+    code_asm::{
+        AsmMemoryOperand, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, byte_ptr, dword_ptr, qword_ptr,
+        registers as r, word_ptr, xmmword_ptr, ymmword_ptr,
+    },
+};
+
+type Asm = Result<(), IcedError>;
+
+/// Channels of one vector.
+pub const LANES: usize = 8;
+
+/// Largest number of rows of a tile of that many vectors: 16 registers hold accumulators, broadcasts, temporaries and
+/// constants.
+pub fn max_rows(weights: Weights, vectors: usize) -> usize {
+    match weights {
+        Weights::Int8 => 12 / vectors,
+        Weights::Int16 => 10 / vectors,
+        // Two registers of unpacked weights.
+        Weights::Int4Offset { .. } | Weights::Int4Times16 => 12 / vectors.max(2),
+    }
+}
+
+/// Bytes of scratch that the tile needs at `r8`: i32 sums beside the i16 ones.
+pub fn scratch_bytes(tile: &Tile) -> usize {
+    match tile.weights {
+        Weights::Int4Offset { .. } => tile.rows * tile.vectors * 32,
+        Weights::Int8 | Weights::Int16 | Weights::Int4Times16 => 0,
+    }
+}
+
+/// Machine code of the tile.
+///
+/// # Errors
+/// The assembler refuses an instruction, which is a defect of this file.
+pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
+    let mut k = Kernel::new(tile)?;
+    k.load_bias()?;
+    k.multiply()?;
+    k.requantize()?;
+    k.store()?;
+    k.asm.vzeroupper()?;
+    k.asm.ret()?;
+    k.constants()?;
+    k.asm.assemble(0)
+}
+
+/// Vectors of 32 equal bytes or words behind the code.
+struct Constants {
+    ones: CodeLabel,
+    low_nibbles: CodeLabel,
+    eights: CodeLabel,
+    low_bytes: CodeLabel,
+    order: CodeLabel,
+    lo: CodeLabel,
+    hi: CodeLabel,
+}
+
+struct Kernel<'a> {
+    asm: CodeAssembler,
+    tile: &'a Tile,
+    c: Constants,
+}
+
+impl<'a> Kernel<'a> {
+    fn new(tile: &'a Tile) -> Result<Self, IcedError> {
+        let mut asm = CodeAssembler::new(64)?;
+        let mut label = || asm.create_label();
+        let c = Constants {
+            ones: label(),
+            low_nibbles: label(),
+            eights: label(),
+            low_bytes: label(),
+            order: label(),
+            lo: label(),
+            hi: label(),
+        };
+        Ok(Self { asm, tile, c })
+    }
+
+    fn accumulators(&self) -> usize {
+        self.tile.rows * self.tile.vectors
+    }
+
+    fn acc(&self, row: usize, vector: usize) -> AsmRegisterYmm {
+        YMM[row * self.tile.vectors + vector]
+    }
+
+    fn epilogue(vector: usize, offset: usize) -> AsmMemoryOperand {
+        ymmword_ptr(r::rcx + (vector * AVX2_EPILOGUE_BYTES + offset) as i32)
+    }
+
+    fn sum(index: usize) -> AsmMemoryOperand {
+        ymmword_ptr(r::r8 + (index * 32) as i32)
+    }
+
+    fn is_int4(&self) -> bool {
+        matches!(self.tile.weights, Weights::Int4Offset { .. })
+    }
+
+    /// i32 sums start at the bias: in registers, or in the scratch area where registers hold i16 sums.
+    fn load_bias(&mut self) -> Asm {
+        for v in 0..self.tile.vectors {
+            let first = self.acc(0, v);
+            self.asm.vmovdqu(first, Self::epilogue(v, 0))?;
+            for row in 0..self.tile.rows {
+                if self.is_int4() {
+                    self.asm.vmovdqu(Self::sum(row * self.tile.vectors + v), first)?;
+                } else if row > 0 {
+                    self.asm.vmovdqa(self.acc(row, v), first)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn multiply(&mut self) -> Asm {
+        let tile = self.tile;
+        let steps = tile.run / 4;
+        let (unroll, step_bytes) = match tile.weights {
+            Weights::Int4Offset { period } => {
+                // A single vector shares its bytes between two steps.
+                let whole = 3 - tile.vectors;
+                let fits = |u: &usize| steps.is_multiple_of(*u) && u.is_multiple_of(whole);
+                ((2..=period.min(steps)).rev().find(fits).unwrap_or(whole), tile.vectors * 16)
+            }
+            Weights::Int16 => (unroll_of(steps), tile.vectors * 64),
+            Weights::Int8 | Weights::Int4Times16 => (unroll_of(steps), tile.vectors * 32),
+        };
+        let (mut outer, mut inner) = (self.asm.create_label(), self.asm.create_label());
+        match tile.weights {
+            Weights::Int8 | Weights::Int4Times16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.ones))?,
+            Weights::Int16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.low_bytes))?,
+            Weights::Int4Offset { .. } => {}
+        }
+        self.asm.mov(r::r9, r::rdi)?;
+        if tile.kernel_rows > 1 {
+            self.asm.mov(r::r10d, tile.kernel_rows as i32)?;
+            self.asm.set_label(&mut outer)?;
+        }
+        let trips = steps / unroll;
+        if trips > 1 {
+            self.asm.mov(r::eax, trips as i32)?;
+            self.asm.set_label(&mut inner)?;
+        }
+        for step in 0..unroll {
+            self.step(step, step * step_bytes)?;
+        }
+        if self.is_int4() {
+            self.flush()?;
+        }
+        self.asm.add(r::r9, (4 * unroll) as i32)?;
+        self.asm.add(r::rsi, (step_bytes * unroll) as i32)?;
+        if trips > 1 {
+            self.asm.dec(r::eax)?;
+            self.asm.jne(inner)?;
+        }
+        if tile.kernel_rows > 1 {
+            self.asm.add(r::r9, tile.kernel_row_stride as i32 - tile.run as i32)?;
+            self.asm.dec(r::r10d)?;
+            self.asm.jne(outer)?;
+        }
+        if self.is_int4() {
+            for i in 0..self.accumulators() {
+                self.asm.vmovdqu(YMM[i], Self::sum(i))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Four k of every row and channel.
+    fn step(&mut self, step: usize, at: usize) -> Asm {
+        let tile = self.tile;
+        let weight = |v: usize, part: usize| ymmword_ptr(r::rsi + (at + (v * 2 + part) * 32) as i32);
+        let byte_weight = |v: usize| ymmword_ptr(r::rsi + (at + v * 32) as i32);
+        let activations =
+            |row: usize| dword_ptr(r::r9 + (row * tile.row_stride + step * 4) as i32);
+        match tile.weights {
+            Weights::Int8 | Weights::Int4Times16 => {
+                for row in 0..tile.rows {
+                    self.asm.vpbroadcastd(YMM[14], activations(row))?;
+                    for v in 0..tile.vectors {
+                        let t = YMM[12 + v % 2];
+                        self.asm.vpmaddubsw(t, YMM[14], byte_weight(v))?;
+                        self.asm.vpmaddwd(t, t, YMM[15])?;
+                        self.asm.vpaddd(self.acc(row, v), self.acc(row, v), t)?;
+                    }
+                }
+            }
+            Weights::Int16 => {
+                let (even, odd) = (YMM[13], YMM[14]);
+                for row in 0..tile.rows {
+                    self.asm.vpbroadcastd(odd, activations(row))?;
+                    self.asm.vpand(even, odd, YMM[15])?;
+                    self.asm.vpsrlw(odd, odd, 8)?;
+                    for v in 0..tile.vectors {
+                        let acc = self.acc(row, v);
+                        for (part, x) in [even, odd].into_iter().enumerate() {
+                            let t = YMM[11 + part];
+                            self.asm.vpmaddwd(t, x, weight(v, part))?;
+                            self.asm.vpaddd(acc, acc, t)?;
+                        }
+                    }
+                }
+            }
+            Weights::Int4Offset { .. } => {
+                let w = [YMM[12], YMM[13]];
+                // One vector: the pair of nibbles is two steps of it.
+                let fresh = tile.vectors == 2 || step.is_multiple_of(2);
+                if fresh {
+                    self.asm.vmovdqu(w[0], ymmword_ptr(r::rsi + at as i32))?;
+                    self.asm.vpsrlw(w[1], w[0], 4)?;
+                    for x in w {
+                        self.asm.vpand(x, x, ymmword_ptr(self.c.low_nibbles))?;
+                        self.asm.vpsubb(x, x, ymmword_ptr(self.c.eights))?;
+                    }
+                }
+                for row in 0..tile.rows {
+                    self.asm.vpbroadcastd(YMM[14], activations(row))?;
+                    for v in 0..tile.vectors {
+                        let acc = self.acc(row, v);
+                        let x = w[if tile.vectors == 2 { v } else { step % 2 }];
+                        if step == 0 {
+                            self.asm.vpmaddubsw(acc, YMM[14], x)?;
+                        } else {
+                            self.asm.vpmaddubsw(YMM[15], YMM[14], x)?;
+                            self.asm.vpaddw(acc, acc, YMM[15])?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the i16 sums to the i32 ones.
+    fn flush(&mut self) -> Asm {
+        for i in 0..self.accumulators() {
+            self.asm.vpmaddwd(YMM[i], YMM[i], ymmword_ptr(self.c.ones))?;
+            self.asm.vpaddd(YMM[i], YMM[i], Self::sum(i))?;
+            self.asm.vmovdqu(Self::sum(i), YMM[i])?;
+        }
+        Ok(())
+    }
+
+    fn requantize(&mut self) -> Asm {
+        let total = self.accumulators();
+        for row in 0..self.tile.rows {
+            for v in 0..self.tile.vectors {
+                let even = self.acc(row, v);
+                let odd = YMM[total + (row * self.tile.vectors + v) % (16 - total)];
+                self.asm.vpsrlq(odd, even, 32)?;
+                self.asm.vpmuldq(even, even, Self::epilogue(v, 32))?;
+                self.asm.vpmuldq(odd, odd, Self::epilogue(v, 64))?;
+                self.asm.vpaddq(even, even, Self::epilogue(v, 96))?;
+                self.asm.vpaddq(odd, odd, Self::epilogue(v, 128))?;
+                self.asm.vpsrlvq(even, even, Self::epilogue(v, 160))?;
+                self.asm.vpsrlvq(odd, odd, Self::epilogue(v, 192))?;
+                if self.tile.short_shift {
+                    self.asm.vpsllq(odd, odd, 32)?;
+                }
+                self.asm.vpblendd(even, even, odd, 0xAA)?;
+                self.asm.vpaddd(even, even, Self::epilogue(v, 224))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Narrows with saturation (monotone, so it does not change the clamped result), clamps, stores.
+    fn store(&mut self) -> Asm {
+        let total = self.accumulators();
+        let per_group = match self.tile.grid {
+            Grid::U8 => 4,
+            Grid::I16 => 2,
+        };
+        for first in (0..total).step_by(per_group) {
+            let x = |i: usize| YMM[(first + i).min(total - 1)];
+            self.asm.vpackssdw(x(0), x(0), x(1))?;
+            match self.tile.grid {
+                Grid::U8 => {
+                    if first + 2 < total {
+                        self.asm.vpackssdw(x(2), x(2), x(3))?;
+                        self.asm.vpackuswb(x(0), x(0), x(2))?;
+                    } else {
+                        self.asm.vpackuswb(x(0), x(0), x(0))?;
+                    }
+                    // Lane l holds 4 bytes of each vector; wanted: 8 of the first, 8 of the second, …
+                    self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.order))?;
+                    self.asm.vpermd(x(0), YMM[15], x(0))?;
+                    if self.tile.clamp.0 > 0 {
+                        self.asm.vpmaxub(x(0), x(0), ymmword_ptr(self.c.lo))?;
+                    }
+                    if self.tile.clamp.1 < 255 {
+                        self.asm.vpminub(x(0), x(0), ymmword_ptr(self.c.hi))?;
+                    }
+                }
+                Grid::I16 => {
+                    self.asm.vpermq(x(0), x(0), 0b11_01_10_00)?;
+                    self.asm.vpmaxsw(x(0), x(0), ymmword_ptr(self.c.lo))?;
+                    self.asm.vpminsw(x(0), x(0), ymmword_ptr(self.c.hi))?;
+                }
+            }
+            let end = total.min(first + per_group);
+            let piece = LANES * self.tile.grid.bytes();
+            let low = XMM[first];
+            let high = if (end - first) * piece > 16 {
+                // The zero register of the pack above is free again.
+                self.asm.vextracti128(XMM[15], x(0), 1)?;
+                XMM[15]
+            } else {
+                low
+            };
+            for i in first..end {
+                let (row, vector) = (i / self.tile.vectors, i % self.tile.vectors);
+                let exist = self.tile.columns.saturating_sub(vector * LANES).min(LANES) * self.tile.grid.bytes();
+                let position = (i - first) * piece;
+                let source = if position < 16 { low } else { high };
+                let at = (row * self.tile.out_stride + vector * piece) as i32;
+                self.store_piece(source, position % 16, exist, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores `bytes` bytes of `source` from byte `from`, 0 or 8.
+    fn store_piece(&mut self, source: AsmRegisterXmm, from: usize, bytes: usize, at: i32) -> Asm {
+        let to = r::rdx + at;
+        let a = &mut self.asm;
+        match (bytes, from) {
+            (16, _) => return a.vmovdqu(xmmword_ptr(to), source),
+            (8, 0) => return a.vmovq(qword_ptr(to), source),
+            (8, _) => return a.vmovhps(qword_ptr(to), source),
+            _ => {}
+        }
+        let (mut done, mut lane) = (0, (from / 8) as u32);
+        if bytes > 8 {
+            a.vmovq(qword_ptr(to), source)?;
+            (done, lane) = (8, 1);
+        }
+        a.vpextrq(r::rax, source, lane)?;
+        for size in [4, 2, 1] {
+            if (bytes - done) & size == 0 {
+                continue;
+            }
+            let to = r::rdx + (at + done as i32);
+            match size {
+                4 => a.mov(dword_ptr(to), r::eax)?,
+                2 => a.mov(word_ptr(to), r::ax)?,
+                _ => a.mov(byte_ptr(to), r::al)?,
+            }
+            a.shr(r::rax, 8 * size as i32)?;
+            done += size;
+        }
+        Ok(())
+    }
+
+    fn constants(&mut self) -> Asm {
+        let words = |v: i32| (v as i16).to_le_bytes().repeat(16);
+        let bound = |v: i32| match self.tile.grid {
+            Grid::U8 => vec![v as u8; 32],
+            Grid::I16 => words(v),
+        };
+        let order: Vec<u8> = (0..8u32).flat_map(|i| ((i % 2) * 4 + i / 2).to_le_bytes()).collect();
+        let (lo, hi) = (bound(self.tile.clamp.0), bound(self.tile.clamp.1));
+        let c = &mut self.c;
+        for (label, bytes) in [
+            (&mut c.ones, words(1)),
+            (&mut c.low_nibbles, vec![0x0F; 32]),
+            (&mut c.eights, vec![8; 32]),
+            (&mut c.low_bytes, words(0xFF)),
+            (&mut c.order, order),
+            (&mut c.lo, lo),
+            (&mut c.hi, hi),
+        ] {
+            self.asm.set_label(label)?;
+            self.asm.db(&bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Steps unrolled in the loop over k.
+fn unroll_of(steps: usize) -> usize {
+    [4, 3, 5, 2, 1].into_iter().find(|u| steps.is_multiple_of(*u)).unwrap_or(1)
+}
