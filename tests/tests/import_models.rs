@@ -1,4 +1,6 @@
 //! Real models import whole: shapes, multiply–accumulates and parameters as an independent count over `onnx.shape_inference` has them.
+#![allow(clippy::print_stdout, reason = "the figures belong in the log of the test")]
+
 use goshawk_compiler::import::{self, Options};
 use goshawk_tests::assets;
 use libtest_mimic::{Arguments, Failed, Trial};

@@ -1,5 +1,7 @@
 //! The importer and the float interpreter against tract-onnx, an independent implementation: real models (where they
 //! are) and a hundred random networks in the shapes that exporters write.
+#![allow(clippy::print_stdout, reason = "the figures belong in the log of the test")]
+
 use goshawk_compiler::import::{
     self, Options,
     proto::{AttributeProto as A, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto},
