@@ -111,7 +111,7 @@ pub struct QuantArgs {
     /// Calibration samples, evenly spread over the set
     #[arg(long, value_name = "N", default_value_t = 100)]
     samples: usize,
-    /// Calibration: min-max, moving-average, percentile[:P], mse (default), kl
+    /// Calibration: min-max, moving-average, percentile[:P] (default, P = 99.99), mse, kl
     #[arg(long, value_name = "NAME", value_parser = method)]
     method: Option<Method>,
     /// Bit widths of the layers: TOML file
