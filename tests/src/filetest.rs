@@ -16,12 +16,15 @@ use goshawk_ir::{
 };
 use std::{collections::BTreeMap, fmt::Write};
 
+/// Executes a graph; nothing where the engine cannot take it.
+pub type Execute = dyn Fn(&IntGraph, &[Tensor]) -> Result<Option<Vec<Tensor>>, String> + Send + Sync;
+
 /// Something that runs integer graphs.
 pub struct Backend {
     /// For messages.
     pub name: String,
     /// Runs the graph; says `None` for what it does not support.
-    pub run: Box<dyn Fn(&IntGraph, &[Tensor]) -> Result<Option<Vec<Tensor>>, String> + Send + Sync>,
+    pub run: Box<Execute>,
 }
 
 impl Backend {

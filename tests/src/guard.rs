@@ -1,6 +1,10 @@
 //! Memory whose last byte touches an inaccessible page, so that reading or writing one byte too far is a fault; and
 //! executable memory for kernels under test.
-use std::{ops::{Deref, DerefMut}, ptr::NonNull, slice};
+use std::{
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+    slice,
+};
 
 const PAGE: usize = 4096;
 
@@ -34,7 +38,9 @@ impl Guarded {
         assert_ne!(map, libc::MAP_FAILED, "mmap of {map_len} bytes");
         let map = NonNull::new(map.cast::<u8>()).expect("mmap does not return null");
         // SAFETY: the pages between the guards belong to the mapping above.
-        let ok = unsafe { libc::mprotect(map.as_ptr().add(PAGE).cast(), room, libc::PROT_READ | libc::PROT_WRITE) };
+        let ok = unsafe {
+            libc::mprotect(map.as_ptr().add(PAGE).cast(), room, libc::PROT_READ | libc::PROT_WRITE)
+        };
         assert_eq!(ok, 0, "mprotect");
         let mut guarded = Self { map, map_len, start, len: bytes.len() };
         guarded.copy_from_slice(bytes);
@@ -89,7 +95,14 @@ impl Code {
     ///
     /// # Safety
     /// The code follows the System V convention and touches only memory that the pointers allow.
-    pub unsafe fn call(&self, a: *const u8, w: *const u8, out: *mut u8, epilogue: *const u8, scratch: *mut u8) {
+    pub unsafe fn call(
+        &self,
+        a: *const u8,
+        w: *const u8,
+        out: *mut u8,
+        epilogue: *const u8,
+        scratch: *mut u8,
+    ) {
         type Leaf = unsafe extern "sysv64" fn(*const u8, *const u8, *mut u8, *const u8, *mut u8);
         // SAFETY: the mapping holds a function of this signature, as the caller promises.
         unsafe { std::mem::transmute::<*mut u8, Leaf>(self.map.as_ptr())(a, w, out, epilogue, scratch) }

@@ -16,8 +16,11 @@ use goshawk_tests::generate::{self, Random};
 const GRAPHS: u64 = 500;
 
 fn graph(seed: u64) -> IntGraph {
-    let options =
-        generate::Options { native: seed % 2 == 0, nodes: 2 + seed as usize % 16, ..Default::default() };
+    let options = generate::Options {
+        native: seed.is_multiple_of(2),
+        nodes: 2 + seed as usize % 16,
+        ..Default::default()
+    };
     generate::graph(0xd1ff + seed, options)
 }
 

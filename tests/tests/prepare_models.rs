@@ -1,4 +1,5 @@
 //! The float pipeline on real models: the function stays, and nothing is left that should have been folded or fused.
+#![allow(clippy::print_stdout)]
 use goshawk_compiler::import::{self, Options};
 use goshawk_ir::{FloatGraph, FloatOp, Operator, Shape, Tensor, interp, op::float::UnaryFn};
 use goshawk_passes::pipeline;

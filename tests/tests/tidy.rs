@@ -1,5 +1,6 @@
 //! House rules that the compiler does not check: dependency direction, file budgets, headers, SAFETY comments,
 //! no panics in library code that faces user input, nothing of the workplace in the tree.
+#![allow(clippy::print_stdout)]
 
 use std::{
     collections::BTreeMap,
@@ -134,7 +135,7 @@ fn unsafe_stays_where_it_belongs() {
             if !block || path.ends_with("tidy.rs") {
                 continue;
             }
-            if !UNSAFE_ALLOWED.iter().any(|dir| path.starts_with(dir)) {
+            if !UNSAFE_ALLOWED.iter().any(|dir| path.starts_with(dir)) && !path.ends_with("tests.rs") {
                 offences.push(format!("{path}:{}: unsafe outside {UNSAFE_ALLOWED:?}", i + 1));
             }
             if !lines[i.saturating_sub(8)..=i].iter().any(|l| l.contains("SAFETY:")) {

@@ -91,7 +91,9 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
     let channel_weights = (0..columns)
         .map(|_| {
             let sign = r.one_of(&[-1, 1]);
-            (0..tile.depth()).map(|_| if extreme { sign * limit } else { r.between(-limit, limit) } as i8).collect()
+            (0..tile.depth())
+                .map(|_| if extreme { sign * limit } else { r.between(-limit, limit) } as i8)
+                .collect()
         })
         .collect();
     let channels = (0..columns)
@@ -174,5 +176,9 @@ fn vnni512_tiles_equal_the_normative_arithmetic() {
 
 #[test]
 fn avx2_tiles_equal_the_normative_arithmetic() {
-    if is_x86_feature_detected!("avx2") { check(Isa::Avx2) } else { eprintln!("skipped: avx2 tiles need AVX2") }
+    if is_x86_feature_detected!("avx2") {
+        check(Isa::Avx2)
+    } else {
+        eprintln!("skipped: avx2 tiles need AVX2")
+    }
 }

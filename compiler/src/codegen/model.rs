@@ -5,8 +5,7 @@ use super::{
     cpu,
     emitter::{Emitter, Level},
     ops::{
-        boundary,
-        conv,
+        boundary, conv,
         elementwise::{self, Source},
         movement, nonlinear,
         rescale::Output,
@@ -169,7 +168,8 @@ impl Model<'_> {
             }
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
-            let scratch = matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..) | ConvChoice::Tiles(..)));
+            let scratch =
+                matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..) | ConvChoice::Tiles(..)));
             calls.push((function, from, to, scratch));
         }
         for (i, port) in graph.outputs.iter().enumerate() {
@@ -219,7 +219,9 @@ impl Model<'_> {
             IntOp::Input | IntOp::Const(_) => Err(self.broken(id, "inputs and constants have no code")),
             IntOp::Conv(_) | IntOp::Linear(_) => match self.plan.convs.get(&id) {
                 Some(ConvChoice::Gemm(spec, plan)) => conv::define(em, &mut kernels.gemm, name, spec, plan),
-                Some(ConvChoice::Tiles(spec, plan)) => tiles::define(em, &mut kernels.tiles, name, spec, plan),
+                Some(ConvChoice::Tiles(spec, plan)) => {
+                    tiles::define(em, &mut kernels.tiles, name, spec, plan)
+                }
                 Some(ConvChoice::Depthwise(spec)) => window::depthwise(em, name, spec),
                 None => Err(self.broken(id, "the layer was not planned")),
             },

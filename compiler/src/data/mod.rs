@@ -253,7 +253,7 @@ fn open_npz(
             all if inputs.len() == 1 => ["x", "images"]
                 .into_iter()
                 .find(|n| all.contains(n))
-                .or_else(|| if let [only] = all { Some(*only) } else { None }),
+                .or(if let [only] = all { Some(*only) } else { None }),
             _ => None,
         };
         let Some(array) = found else {

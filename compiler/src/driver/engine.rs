@@ -47,7 +47,7 @@ fn run_library(library: &Library, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let slices = inputs.iter().map(|t| t.as_f32().map_err(failed)).collect::<Result<Vec<_>>>()?;
     let outputs = library.run_f32(&slices).map_err(|e| Error::new(Code::RUN, e.to_string()))?;
     let tensor = |(info, values): (&goshawk_runtime::TensorInfo, Vec<f32>)| {
-        let dims: Vec<usize> = info.f32_dims.iter().map(|d| *d as usize).collect();
+        let dims: Vec<usize> = info.f32_dims.clone();
         Shape::new(dims).and_then(|shape| Tensor::from_f32(shape, values)).map_err(failed)
     };
     library.info().outputs.iter().zip(outputs).map(tensor).collect()

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, path::Path};
 
 /// First field of every profile.
-const FORMAT: &str = "goshawk calibration profile 1";
+const FORMAT: &str = "goshawk calibration profile 2";
 
 /// How ranges were made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +113,9 @@ pub fn parse(text: &str, model_sha256: &str) -> Result<(Ranges, Origin)> {
             ))
             .help("calibrate this model: goshawk calibrate MODEL --calib DATA --save-ranges FILE"));
     }
-    if let Some((name, [min, max])) = ranges.iter().find(|(_, [min, max])| !(min <= max)) {
+    if let Some((name, [min, max])) =
+        ranges.iter().find(|(_, [min, max])| min.partial_cmp(max).is_none_or(std::cmp::Ordering::is_gt))
+    {
         return Err(damaged(format!("the range of {name} is {min} to {max}")));
     }
     let map = ranges.into_iter().map(|(name, [min, max])| (name, (min, max))).collect();
@@ -148,7 +150,7 @@ mod tests {
         let reason = |text: &str, model: &str| parse(text, model).expect_err("refused").to_string();
         assert!(reason(&text, "cd").contains("another model"));
         assert!(reason(&text.replace("6.3", "6.4"), "ab").contains("check sum"));
-        assert!(reason(&text.replace("profile 1", "profile 2"), "ab").contains("format"));
+        assert!(reason(&text.replace("profile 2", "profile 1"), "ab").contains("format"));
         assert!(reason(&text[..text.len() / 2], "ab").contains("damaged"));
         assert!(reason("{}", "ab").contains("missing"));
         let infinite = Ranges { map: [("a".to_owned(), (0.0, f32::INFINITY))].into(), ..Ranges::default() };

@@ -85,7 +85,9 @@ impl Isa {
                 let times16 = tile.weights == Weights::Int4Times16;
                 (pack::epilogue(channels, times16, tile.short_shift), EPILOGUE_BYTES)
             }
-            Self::Avx2 => (pack::epilogue_avx2(channels, tile.zero_point, tile.short_shift), AVX2_EPILOGUE_BYTES),
+            Self::Avx2 => {
+                (pack::epilogue_avx2(channels, tile.zero_point, tile.short_shift), AVX2_EPILOGUE_BYTES)
+            }
         };
         out.resize(tile.vectors * block, 0);
         out

@@ -32,8 +32,11 @@ pub fn epilogue(channels: &[Channel], times16: bool, short_shift: bool) -> Vec<u
             // Padding channels shift a zero; any legal shift does.
             let Channel { bias, mult, shift } =
                 group.get(i).copied().unwrap_or(Channel { bias: 0, mult: 0, shift: 32 });
-            let (bias, shift) =
-                if times16 { (bias.wrapping_mul(16), i64::from(shift) + 4) } else { (bias, i64::from(shift)) };
+            let (bias, shift) = if times16 {
+                (bias.wrapping_mul(16), i64::from(shift) + 4)
+            } else {
+                (bias, i64::from(shift))
+            };
             let rounding = 1i64 << (shift - 1);
             let lane = (i / 2) * 8;
             block[i * 4..i * 4 + 4].copy_from_slice(&bias.to_le_bytes());

@@ -15,6 +15,7 @@ pub struct Place(TempDir);
 
 impl Place {
     /// `model.onnx` and 16 labelled samples `x.npy`.
+    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let place = Self(tempfile::tempdir().expect("a temporary folder"));
         place.save("model.onnx", model::bytes(&model::residual()));

@@ -1,3 +1,4 @@
+//! The planner and its checker on random graphs.
 use super::*;
 use goshawk_ir::{
     DType, Dyadic, IntOp, Layout, QParams, Shape, TensorType,

@@ -11,7 +11,7 @@ use goshawk_compiler::{
     driver::{bench, build, progress},
 };
 use goshawk_runtime::{Library, latency};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure latency, interleaved so that the figures compare: of libraries, or of a model at several bit settings
 #[derive(clap::Args)]
@@ -83,6 +83,6 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn open(path: &PathBuf) -> Result<Library> {
+fn open(path: &Path) -> Result<Library> {
     Library::open(path).map_err(|e| Error::new(Code::RUN, e.to_string()))
 }

@@ -12,7 +12,10 @@ use goshawk_compiler::{
 };
 use goshawk_runtime::Library;
 use serde::Serialize;
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// Measure top-1 and top-5 of the float network, the integer interpreter and native code on labelled data
 #[derive(clap::Args)]
@@ -82,7 +85,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
             quantized.push((name, q, jit));
         }
     }
-    let libraries = args.library.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let libraries = args.library.iter().map(|p| open(p)).collect::<Result<Vec<_>>>()?;
     let mut engines = Vec::new();
     if wants("float") {
         engines.push(("float".to_owned(), Engine::Float(&model.graph)));
@@ -126,7 +129,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
     Ok(if report.failed.is_empty() { Outcome::Done } else { Outcome::CheckFailed })
 }
 
-fn open(path: &PathBuf) -> Result<(String, Library)> {
+fn open(path: &Path) -> Result<(String, Library)> {
     let library = Library::open(path).map_err(|e| Error::new(Code::RUN, e.to_string()))?;
     Ok((path.display().to_string(), library))
 }

@@ -103,7 +103,8 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         first += count;
     }
     plan.sums = if copied { image.iter().product::<usize>().next_multiple_of(64) } else { 0 };
-    let sums = plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
+    let sums =
+        plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
     plan.scratch = plan.sums + sums;
     Ok(plan)
 }
@@ -135,7 +136,8 @@ fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, Stri
             }
             let sum: i64 = (0..spec.k()).map(|k| i64::from(spec.weight(index, k))).sum();
             let bias = i64::from(spec.bias[index]) - i64::from(spec.input_zero_point) * sum;
-            let bias = i32::try_from(bias).map_err(|_| format!("the bias of channel {index} leaves 32 bits"))?;
+            let bias =
+                i32::try_from(bias).map_err(|_| format!("the bias of channel {index} leaves 32 bits"))?;
             Ok(Channel { bias, mult: dyadic.mult, shift: dyadic.shift })
         })
         .collect()
@@ -337,7 +339,13 @@ impl TilePlan {
     }
 
     /// All tiles of one image, block by block.
-    fn multiply(&self, b: &mut Fb<'_>, spec: &ConvSpec, blocks: &[BlockCode], [image, out, sums]: [Value; 3]) {
+    fn multiply(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        blocks: &[BlockCode],
+        [image, out, sums]: [Value; 3],
+    ) {
         let [_, width, channels] = self.image;
         let row_in = (spec.window.stride[0] * width * channels) as i64;
         let row_out = (self.columns * self.pixel_bytes(spec)) as i64;

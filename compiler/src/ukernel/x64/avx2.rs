@@ -12,8 +12,8 @@ use crate::ukernel::{Grid, Tile, Weights, pack::AVX2_EPILOGUE_BYTES};
 use iced_x86::{
     IcedError,
     code_asm::{
-        AsmMemoryOperand, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, byte_ptr, dword_ptr, qword_ptr,
-        registers as r, word_ptr, xmmword_ptr, ymmword_ptr,
+        AsmMemoryOperand, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, byte_ptr, dword_ptr,
+        qword_ptr, registers as r, word_ptr, xmmword_ptr, ymmword_ptr,
     },
 };
 
@@ -185,8 +185,7 @@ impl<'a> Kernel<'a> {
         let tile = self.tile;
         let weight = |v: usize, part: usize| ymmword_ptr(r::rsi + (at + (v * 2 + part) * 32) as i32);
         let byte_weight = |v: usize| ymmword_ptr(r::rsi + (at + v * 32) as i32);
-        let activations =
-            |row: usize| dword_ptr(r::r9 + (row * tile.row_stride + step * 4) as i32);
+        let activations = |row: usize| dword_ptr(r::r9 + (row * tile.row_stride + step * 4) as i32);
         match tile.weights {
             Weights::Int8 | Weights::Int4Times16 => {
                 for row in 0..tile.rows {
@@ -324,7 +323,8 @@ impl<'a> Kernel<'a> {
             };
             for i in first..end {
                 let (row, vector) = (i / self.tile.vectors, i % self.tile.vectors);
-                let exist = self.tile.columns.saturating_sub(vector * LANES).min(LANES) * self.tile.grid.bytes();
+                let exist =
+                    self.tile.columns.saturating_sub(vector * LANES).min(LANES) * self.tile.grid.bytes();
                 let position = (i - first) * piece;
                 let source = if position < 16 { low } else { high };
                 let at = (row * self.tile.out_stride + vector * piece) as i32;

@@ -8,8 +8,8 @@ use crate::ukernel::{Grid, Tile, Weights, pack::EPILOGUE_BYTES};
 use iced_x86::{
     IcedError,
     code_asm::{
-        AsmMemoryOperand, AsmRegisterZmm, CodeAssembler, CodeLabel, dword_ptr, registers as r, word_ptr, xmmword_ptr,
-        ymmword_ptr, zmmword_ptr,
+        AsmMemoryOperand, AsmRegisterZmm, CodeAssembler, CodeLabel, dword_ptr, registers as r, word_ptr,
+        xmmword_ptr, ymmword_ptr, zmmword_ptr,
     },
 };
 
@@ -94,7 +94,10 @@ impl<'a> Kernel<'a> {
         // Int4 shares a 64-byte vector between two vectors of weights, with one vector between two steps.
         let int4 = tile.weights == Weights::Int4Times16;
         let whole = if int4 { 2usize.div_ceil(tile.vectors) } else { 1 };
-        let unroll = [4, 6, 3, 5, 7, 2, 1].into_iter().find(|u| steps.is_multiple_of(*u) && u.is_multiple_of(whole)).unwrap_or(steps);
+        let unroll = [4, 6, 3, 5, 7, 2, 1]
+            .into_iter()
+            .find(|u| steps.is_multiple_of(*u) && u.is_multiple_of(whole))
+            .unwrap_or(steps);
         let step_bytes = tile.vectors * if int4 { 32 } else { 64 };
         let (mut outer, mut inner) = (self.asm.create_label(), self.asm.create_label());
         if int4 {
