@@ -40,7 +40,7 @@ fn damaged_models() {
     let undefined = model::changed(|g| g.node[2].input[0] = "nowhere".into());
     bad_model("undefined", undefined, "E0102", &["nowhere"]);
     let negative = model::changed(|g| g.initializer[0].dims[0] = -8);
-    bad_model("negative", negative, "E0101", &["w1"]);
+    bad_model("negative", negative, "E0102", &["w1"]);
     let huge = model::changed(|g| g.initializer[0].dims[0] = i64::MAX / 2);
     bad_model("huge", huge, "E0101", &["w1"]);
     let not_a_number = model::changed(|g| {

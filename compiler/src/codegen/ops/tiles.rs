@@ -34,7 +34,9 @@ pub(crate) struct TilePlan {
     pub scratch: usize,
     /// Where in the scratch area the tiles keep sums.
     sums: usize,
-    /// Rows and columns of the loops: 1 × all pixels where the image is one long row.
+    /// All pixels of all images are one row.
+    long_row: bool,
+    /// Rows and columns of the loops.
     rows: usize,
     columns: usize,
     short_shift: bool,
@@ -85,6 +87,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         copied,
         scratch: 0,
         sums: 0,
+        long_row,
         rows,
         columns,
         short_shift,
@@ -187,8 +190,7 @@ pub(crate) fn define<M: Module>(
             .collect();
         let [n, h, w, c] = spec.input;
         let result = plan.rows * plan.columns * plan.pixel_bytes(spec);
-        // A long row already holds all images.
-        let images = if plan.rows == 1 && plan.columns == n * h * w { 1 } else { n };
+        let images = if plan.long_row { 1 } else { n };
         b.repeat(images, &[p[0], p[1]], |b, v| {
             let image = if plan.copied {
                 plan.copy_padded(b, spec, v[0], p[2]);
@@ -392,6 +394,8 @@ fn widen_channels(b: &mut Fb<'_>, from: Value, to: Value, [pixels, have, want]: 
     });
     b.repeat(pixels - 4 * by_four, &end, |b, v| {
         b.copy(v[0], v[1], have);
+        let beyond = b.offset(v[1], have as i64);
+        b.fill(beyond, want - have, [0; 8]);
         vec![b.offset(v[0], have as i64), b.offset(v[1], want as i64)]
     });
 }
