@@ -13,4 +13,5 @@ pub mod memory;
 pub mod pipeline;
 pub mod quantize;
 mod rewrite;
+pub mod sensitivity;
 pub mod simplify;
