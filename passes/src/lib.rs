@@ -3,6 +3,7 @@
 //! Architecture invariants: no ONNX, no Cranelift, no files, no terminal.
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 pub mod bits;
 pub mod bn_fold;
 pub mod calibrate;
