@@ -1,4 +1,6 @@
 //! Bit allocation: the published allocations of HAWQ-V3, solvers against each other and against enumeration.
+#![allow(clippy::print_stdout)]
+
 use goshawk_passes::{
     allocate::{
         Choice, Class, Dynamic, Effort, Failure, Greedy, Haq, Ilp, Layer, Limit, Linear, LinearSolver,
