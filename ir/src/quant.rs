@@ -120,6 +120,18 @@ impl Dyadic {
         if tie && up & 1 == 1 { up - 1 } else { up }
     }
 
+    /// The nearest number of at most 24 significant bits whose last one is odd. Whole numbers (powers of two from 1 on)
+    /// and numbers that have lost bits to the limit of the shift stay as they are.
+    #[must_use]
+    pub const fn shortened(self) -> Self {
+        let whole = self.mult & (self.mult - 1) == 0 && self.mult.trailing_zeros() >= self.shift as u32;
+        if whole || self.mult < 1 << 30 {
+            return self;
+        }
+        // Between two multiples of 256: the number in the middle has 24 bits.
+        Self { mult: self.mult & !0xff | 0x80, shift: self.shift }
+    }
+
     /// The number as f64, exact.
     pub fn value(self) -> f64 {
         f64::from(self.mult) / 2f64.powi(i32::from(self.shift))

@@ -102,3 +102,17 @@ fn requant_adds_the_zero_point_after_rounding_and_clamps() {
     let results: Vec<i32> = [-100, -5, -3, -1, 1, 3, 5, i32::MAX].map(|z| r.apply(z, 7)).into();
     assert_eq!(results, [8, 8, 9, 10, 11, 12, 12, 12]);
 }
+
+#[test]
+fn shortened_numbers_are_f32_numbers_and_close() {
+    let mut random = Random(7);
+    for _ in 0..100_000 {
+        let r = random.next();
+        let d = Dyadic { mult: ((r >> 34) | 1 << 30) as i32, shift: 1 + (r % 62) as u8 };
+        let s = d.shortened();
+        assert_eq!(f64::from(s.value() as f32), s.value(), "{d:?} became {s:?}");
+        assert!((s.value() / d.value() - 1.0).abs() < 2f64.powi(-22), "{d:?} became {s:?}");
+    }
+    let one = Dyadic::from_f64(1.0).expect("in range");
+    assert_eq!(one.shortened(), one, "whole numbers stay");
+}

@@ -15,4 +15,5 @@ pub mod pipeline;
 pub mod quantize;
 mod rewrite;
 pub mod sensitivity;
+pub mod short_multipliers;
 pub mod simplify;

@@ -1,31 +1,12 @@
 //! Assembled tiles alone: random shapes against the normative arithmetic, every buffer between guard pages.
 #![cfg(target_arch = "x86_64")]
 
-use goshawk_compiler::ukernel::{Grid, Isa, Tile, Weights, pack::Channel};
+use goshawk_compiler::ukernel::{Grid, Isa, Rescale, Tile, Weights, pack::Channel};
 use goshawk_ir::{Dyadic, Requant};
-use goshawk_tests::guard::{Code, Guarded};
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    fn between(&mut self, lo: i32, hi: i32) -> i32 {
-        lo + self.below((hi - lo + 1) as usize) as i32
-    }
-    fn one_of<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())]
-    }
-}
+use goshawk_tests::{
+    generate::Random,
+    guard::{Code, Guarded},
+};
 
 struct Case {
     isa: Isa,
@@ -39,13 +20,13 @@ struct Case {
 fn random_case(r: &mut Random, isa: Isa) -> Case {
     let lanes = isa.lanes();
     let weights = match isa {
-        Isa::Vnni512 => r.one_of(&[Weights::Int8, Weights::Int4Times16]),
+        Isa::Vnni512 => r.pick(&[Weights::Int8, Weights::Int4Times16]),
         Isa::Avx2 => {
             let period = 2 + r.below(8);
-            r.one_of(&[Weights::Int8, Weights::Int16, Weights::Int4Offset { period }])
+            r.pick(&[Weights::Int8, Weights::Int16, Weights::Int4Offset { period }])
         }
     };
-    let vectors = r.one_of(isa.vectors());
+    let vectors = r.pick(isa.vectors());
     let rows = 1 + r.below(isa.max_rows(weights, vectors));
     let int4 = !matches!(weights, Weights::Int8 | Weights::Int16);
     // One vector of INT4 pairs two steps; a period of one step cannot.
@@ -53,16 +34,20 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
     let run = whole * (1 + r.below(12));
     let kernel_rows = 1 + r.below(3);
     let columns = if r.below(2) == 0 { vectors * lanes } else { (vectors - 1) * lanes + 1 + r.below(lanes) };
-    let grid = r.one_of(&[Grid::U8, Grid::I16]);
-    let short_shift = r.below(3) == 0;
-    let row_stride = r.one_of(&[4, run, run + 4, 2 * run]);
+    let grid = r.pick(&[Grid::U8, Grid::I16]);
+    let rescale = match r.below(4) {
+        0 => Rescale::Integer { short_shift: true },
+        1 => Rescale::Integer { short_shift: false },
+        _ => Rescale::Float,
+    };
+    let row_stride = r.pick(&[4, run, run + 4, 2 * run]);
     let kernel_row_stride = (rows - 1) * row_stride + run + r.below(9);
     let (zero_point, clamp) = match grid {
         Grid::U8 => {
-            let zp = r.one_of(&[0, 7, 128, 255]);
-            (zp, r.one_of(&[(0, 255), (0, 15), (zp, 255), (zp, 255.min(zp + 20))]))
+            let zp = r.pick(&[0, 7, 128, 255]);
+            (zp, r.pick(&[(0, 255), (0, 15), (zp, 255), (zp, 255.min(zp + 20))]))
         }
-        Grid::I16 => (0, r.one_of(&[(-32767, 32767), (0, 32767), (-100, 3000)])),
+        Grid::I16 => (0, r.pick(&[(-32767, 32767), (0, 32767), (-100, 3000)])),
     };
     let tile = Tile {
         weights,
@@ -74,10 +59,10 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         run,
         row_stride,
         kernel_row_stride,
-        out_stride: columns * grid.bytes() + r.one_of(&[0, 0, 3, 64]),
+        out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
         zero_point,
         clamp,
-        short_shift,
+        rescale,
     };
     let extreme = r.below(4) == 0;
     // Without VNNI, INT8 tiles are for weights that cannot saturate: 255 · (64 + 64) < 2^15.
@@ -90,18 +75,25 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
     let activations = (0..span).map(|_| if extreme { 255 } else { r.below(256) as u8 }).collect();
     let channel_weights = (0..columns)
         .map(|_| {
-            let sign = r.one_of(&[-1, 1]);
+            let sign = r.pick(&[-1, 1]);
             (0..tile.depth())
                 .map(|_| if extreme { sign * limit } else { r.between(-limit, limit) } as i8)
                 .collect()
         })
         .collect();
     let channels = (0..columns)
-        .map(|_| Channel {
-            bias: r.between(-100_000, 100_000),
-            mult: r.between(1 << 30, i32::MAX),
-            // Times-16 tiles add 4 to the shift, which must stay at or below 62.
-            shift: if short_shift { r.between(31, 40) } else { r.between(32, 58) } as u8,
+        .map(|_| {
+            let dyadic = Dyadic {
+                mult: r.between(1 << 30, i32::MAX),
+                // Times-16 tiles add 4 to the shift, which must stay at or below 62.
+                shift: match rescale {
+                    Rescale::Integer { short_shift: true } => r.between(31, 40),
+                    Rescale::Integer { short_shift: false } => r.between(32, 58),
+                    Rescale::Float => r.between(34, 58),
+                } as u8,
+            };
+            let dyadic = if rescale == Rescale::Float { dyadic.shortened() } else { dyadic };
+            Channel { bias: r.between(-100_000, 100_000), mult: dyadic.mult, shift: dyadic.shift }
         })
         .collect();
     Case { isa, tile, activations, weights: channel_weights, channels }
@@ -159,7 +151,7 @@ fn run(case: &Case, place: fn(&[u8]) -> Guarded) -> Vec<i32> {
 
 fn check(isa: Isa) {
     for seed in 0..3000 {
-        let case = random_case(&mut Random(seed), isa);
+        let case = random_case(&mut Random::new(seed), isa);
         let want = expected(&case);
         assert_eq!(run(&case, Guarded::at_end), want, "seed {seed}: {:?}", case.tile);
         assert_eq!(run(&case, Guarded::at_start), want, "seed {seed}: {:?}", case.tile);
@@ -176,9 +168,9 @@ fn vnni512_tiles_equal_the_normative_arithmetic() {
 
 #[test]
 fn avx2_tiles_equal_the_normative_arithmetic() {
-    if is_x86_feature_detected!("avx2") {
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         check(Isa::Avx2)
     } else {
-        eprintln!("skipped: avx2 tiles need AVX2")
+        eprintln!("skipped: avx2 tiles need AVX2 and FMA")
     }
 }

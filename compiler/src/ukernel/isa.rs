@@ -1,6 +1,6 @@
 //! What differs between instruction sets: tile limits, packing, code.
 use super::{
-    Tile, Weights,
+    Rescale, Tile, Weights,
     pack::{self, AVX2_EPILOGUE_BYTES, Channel, EPILOGUE_BYTES},
     x64::{avx2, vnni512},
 };
@@ -78,18 +78,27 @@ impl Isa {
         }
     }
 
+    /// Bytes of the epilogue constants of one vector of channels.
+    pub const fn epilogue_bytes(self, rescale: Rescale) -> usize {
+        match (rescale, self) {
+            (Rescale::Float, _) => 8 * self.lanes(),
+            (Rescale::Integer { .. }, Self::Vnni512) => EPILOGUE_BYTES,
+            (Rescale::Integer { .. }, Self::Avx2) => AVX2_EPILOGUE_BYTES,
+        }
+    }
+
     /// Epilogue constants of a tile.
     pub fn epilogue(self, channels: &[Channel], tile: &Tile) -> Vec<u8> {
-        let (mut out, block) = match self {
-            Self::Vnni512 => {
-                let times16 = tile.weights == Weights::Int4Times16;
-                (pack::epilogue(channels, times16, tile.short_shift), EPILOGUE_BYTES)
+        let mut out = match (tile.rescale, self) {
+            (Rescale::Float, _) => pack::epilogue_float(channels, tile, self.lanes()),
+            (Rescale::Integer { short_shift }, Self::Vnni512) => {
+                pack::epilogue(channels, tile.weights == Weights::Int4Times16, short_shift)
             }
-            Self::Avx2 => {
-                (pack::epilogue_avx2(channels, tile.zero_point, tile.short_shift), AVX2_EPILOGUE_BYTES)
+            (Rescale::Integer { short_shift }, Self::Avx2) => {
+                pack::epilogue_avx2(channels, tile.zero_point, short_shift)
             }
         };
-        out.resize(tile.vectors * block, 0);
+        out.resize(tile.vectors * self.epilogue_bytes(tile.rescale), 0);
         out
     }
 }

@@ -17,8 +17,9 @@
 
 pub mod isa;
 pub mod pack;
+pub mod rescale;
 pub mod tile;
 pub mod x64;
 
 pub use isa::Isa;
-pub use tile::{Grid, Tile, Weights};
+pub use tile::{Grid, Rescale, Tile, Weights};

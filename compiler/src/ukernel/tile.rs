@@ -18,6 +18,18 @@ pub enum Weights {
     },
 }
 
+/// Arithmetic of the requantization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rescale {
+    /// One fused multiply-add in f32, for channels that [`super::rescale::as_float`] proves.
+    Float,
+    /// 64-bit products of even and odd channels.
+    Integer {
+        /// Whether some channel's shift is below 32: the odd lanes then need one instruction more.
+        short_shift: bool,
+    },
+}
+
 /// Output grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Grid {
@@ -65,18 +77,13 @@ pub struct Tile {
     pub zero_point: i32,
     /// Clamp of the output.
     pub clamp: (i32, i32),
-    /// Whether some channel's shift is below 32: the odd lanes then need one instruction more.
-    pub short_shift: bool,
+    /// How accumulators become results.
+    pub rescale: Rescale,
 }
 
 impl Tile {
     /// Bytes of K: kernel rows × run.
     pub const fn depth(&self) -> usize {
         self.kernel_rows * self.run
-    }
-
-    /// Multiplications of the tile, padding of columns not counted.
-    pub const fn macs(&self) -> usize {
-        self.rows * self.columns * self.depth()
     }
 }

@@ -7,7 +7,8 @@
 //! 2. each operator is emitted by the file of its family, reading operands through [`context::Lowerer`], which converts
 //!    widths ([`context::Lowerer::bytes`]) and memory order ([`order`]) where the operator needs it.
 //!
-//! Then [`crate::int_simplify`] removes what the two phases left over.
+//! Then [`crate::int_simplify`] removes what the two phases left over, and [`crate::short_multipliers`] gives all dyadic
+//! numbers the form that kernels rescale fastest by.
 mod binary;
 mod context;
 mod conv;
@@ -27,6 +28,7 @@ use crate::{
     calibrate::Ranges,
     int_simplify,
     quantize::WeightClip,
+    short_multipliers,
 };
 use goshawk_ir::{FloatGraph, FloatOp, IntGraph, IrError, NodeId, Result, ensure, verify};
 use std::collections::BTreeMap;
@@ -127,6 +129,7 @@ pub fn lower_traced(
     }
     let (mut result, orders) = lowerer.finish();
     int_simplify::run(&mut result).map_err(|e| vec![e])?;
+    short_multipliers::run(&mut result).map_err(|e| vec![e])?;
     verify::int(&result)?;
     let orders = orders.into_iter().filter(|(name, _)| result.find(name).is_some()).collect();
     Ok(Lowered { graph: result, orders })

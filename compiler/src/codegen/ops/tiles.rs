@@ -5,8 +5,8 @@
 //! scratch area, borders as the zero point (their x̂ is 0) and missing channels next to zero weights; a copy costs one
 //! pass over the input where the convolution makes kernel rows × columns of them. No tensor is read outside its bounds.
 //!
-//! Output channels are split into blocks as wide as a tile, the rest into narrower ones; each block has a leaf for its usual number of pixels and
-//! one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row.
+//! Output channels are split into blocks as wide as a tile, the rest into narrower ones; each block has a leaf for its
+//! usual number of pixels and one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row.
 use super::conv::ConvSpec;
 use crate::{
     Result,
@@ -15,7 +15,7 @@ use crate::{
         emitter::{Emitter, Level, fail},
         target::Target,
     },
-    ukernel::{Grid, Isa, Tile, Weights, pack::Channel},
+    ukernel::{Grid, Isa, Rescale, Tile, Weights, pack::Channel, rescale},
 };
 use cranelift_codegen::ir::{FuncRef, InstBuilder, Value};
 use cranelift_module::{DataId, FuncId, Linkage, Module};
@@ -39,7 +39,7 @@ pub(crate) struct TilePlan {
     /// Rows and columns of the loops.
     rows: usize,
     columns: usize,
-    short_shift: bool,
+    rescale: Rescale,
     channels: Vec<Channel>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
     let (rows, columns) = if long_row { (1, n * h * w) } else { (spec.out[0], spec.out[1]) };
 
     let channels = channels(spec, isa)?;
-    let short_shift = channels.iter().any(|c| c.shift < 32);
+    let rescale = choose_rescale(spec, target, &channels);
     let mut plan = TilePlan {
         isa,
         blocks: Vec::new(),
@@ -90,7 +90,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         long_row,
         rows,
         columns,
-        short_shift,
+        rescale,
         channels,
     };
     let mut first = 0;
@@ -144,6 +144,17 @@ fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, Stri
             Ok(Channel { bias, mult: dyadic.mult, shift: dyadic.shift })
         })
         .collect()
+}
+
+/// One fused multiply-add where every channel proves it, else 64-bit products.
+fn choose_rescale(spec: &ConvSpec, target: &Target, channels: &[Channel]) -> Rescale {
+    let float =
+        |(index, c): (usize, &Channel)| rescale::as_float(c.mult, c.shift, spec.bound(index)).is_some();
+    if target.has("fma") && channels.iter().enumerate().all(float) {
+        Rescale::Float
+    } else {
+        Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) }
+    }
 }
 
 /// Leaves of a model, shared by its layers.
@@ -227,7 +238,12 @@ impl TilePlan {
                 Weights::Int4Offset { period } => format!("i4 in i16 for {period}"),
             };
             let mode = if self.copied { "padded copy" } else { "in place" };
-            format!("{} {}x{} {weights} {mode}", self.isa.name(), b.pixels, b.vectors * self.isa.lanes())
+            let rescale = match self.rescale {
+                Rescale::Float => "f32",
+                Rescale::Integer { .. } => "i64",
+            };
+            let (isa, channels) = (self.isa.name(), b.vectors * self.isa.lanes());
+            format!("{isa} {}x{channels} {weights} {mode} {rescale}", b.pixels)
         })
     }
 
@@ -250,7 +266,7 @@ impl TilePlan {
             out_stride: self.pixel_bytes(spec),
             zero_point: spec.output.zero_point,
             clamp: (spec.output.lo, spec.output.hi),
-            short_shift: self.short_shift,
+            rescale: self.rescale,
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! The epilogue has no 64-bit arithmetic shift: (z·M + 2^(e−1) + 2⁶²) >> e, logical, minus 2^(62−e).
 use super::regs::{XMM, YMM};
-use crate::ukernel::{Grid, Tile, Weights, pack::AVX2_EPILOGUE_BYTES};
+use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
 use iced_x86::{
     IcedError,
     code_asm::{
@@ -49,7 +49,10 @@ pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
     let mut k = Kernel::new(tile)?;
     k.load_bias()?;
     k.multiply()?;
-    k.requantize()?;
+    match tile.rescale {
+        Rescale::Float => k.rescale_float()?,
+        Rescale::Integer { short_shift } => k.rescale_integer(short_shift)?,
+    }
     k.store()?;
     k.asm.vzeroupper()?;
     k.asm.ret()?;
@@ -66,6 +69,9 @@ struct Constants {
     order: CodeLabel,
     lo: CodeLabel,
     hi: CodeLabel,
+    /// 1.5·2²³ + zero point, and 1.5·2²³; f32.
+    magic: CodeLabel,
+    magic_bits: CodeLabel,
 }
 
 struct Kernel<'a> {
@@ -86,6 +92,8 @@ impl<'a> Kernel<'a> {
             order: label(),
             lo: label(),
             hi: label(),
+            magic: label(),
+            magic_bits: label(),
         };
         Ok(Self { asm, tile, c })
     }
@@ -98,8 +106,9 @@ impl<'a> Kernel<'a> {
         YMM[row * self.tile.vectors + vector]
     }
 
-    fn epilogue(vector: usize, offset: usize) -> AsmMemoryOperand {
-        ymmword_ptr(r::rcx + (vector * AVX2_EPILOGUE_BYTES + offset) as i32)
+    fn epilogue(&self, vector: usize, offset: usize) -> AsmMemoryOperand {
+        let block = Isa::Avx2.epilogue_bytes(self.tile.rescale);
+        ymmword_ptr(r::rcx + (vector * block + offset) as i32)
     }
 
     fn sum(index: usize) -> AsmMemoryOperand {
@@ -114,7 +123,7 @@ impl<'a> Kernel<'a> {
     fn load_bias(&mut self) -> Asm {
         for v in 0..self.tile.vectors {
             let first = self.acc(0, v);
-            self.asm.vmovdqu(first, Self::epilogue(v, 0))?;
+            self.asm.vmovdqu(first, self.epilogue(v, 0))?;
             for row in 0..self.tile.rows {
                 if self.is_int4() {
                     self.asm.vmovdqu(Self::sum(row * self.tile.vectors + v), first)?;
@@ -254,24 +263,41 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    fn requantize(&mut self) -> Asm {
+    /// acc ← round(acc · M/2^e) + zero point, by one fused multiply-add (`ukernel::rescale`).
+    fn rescale_float(&mut self) -> Asm {
+        let total = self.accumulators();
+        let (magic, bits) = (YMM[total], YMM[total + 1]);
+        self.asm.vbroadcastss(magic, dword_ptr(self.c.magic))?;
+        self.asm.vbroadcastss(bits, dword_ptr(self.c.magic_bits))?;
+        for row in 0..self.tile.rows {
+            for v in 0..self.tile.vectors {
+                let (acc, scale) = (self.acc(row, v), self.epilogue(v, 32));
+                self.asm.vcvtdq2ps(acc, acc)?;
+                self.asm.vfmadd132ps(acc, magic, scale)?;
+                self.asm.vpsubd(acc, acc, bits)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rescale_integer(&mut self, short_shift: bool) -> Asm {
         let total = self.accumulators();
         for row in 0..self.tile.rows {
             for v in 0..self.tile.vectors {
                 let even = self.acc(row, v);
                 let odd = YMM[total + (row * self.tile.vectors + v) % (16 - total)];
                 self.asm.vpsrlq(odd, even, 32)?;
-                self.asm.vpmuldq(even, even, Self::epilogue(v, 32))?;
-                self.asm.vpmuldq(odd, odd, Self::epilogue(v, 64))?;
-                self.asm.vpaddq(even, even, Self::epilogue(v, 96))?;
-                self.asm.vpaddq(odd, odd, Self::epilogue(v, 128))?;
-                self.asm.vpsrlvq(even, even, Self::epilogue(v, 160))?;
-                self.asm.vpsrlvq(odd, odd, Self::epilogue(v, 192))?;
-                if self.tile.short_shift {
+                self.asm.vpmuldq(even, even, self.epilogue(v, 32))?;
+                self.asm.vpmuldq(odd, odd, self.epilogue(v, 64))?;
+                self.asm.vpaddq(even, even, self.epilogue(v, 96))?;
+                self.asm.vpaddq(odd, odd, self.epilogue(v, 128))?;
+                self.asm.vpsrlvq(even, even, self.epilogue(v, 160))?;
+                self.asm.vpsrlvq(odd, odd, self.epilogue(v, 192))?;
+                if short_shift {
                     self.asm.vpsllq(odd, odd, 32)?;
                 }
                 self.asm.vpblendd(even, even, odd, 0xAA)?;
-                self.asm.vpaddd(even, even, Self::epilogue(v, 224))?;
+                self.asm.vpaddd(even, even, self.epilogue(v, 224))?;
             }
         }
         Ok(())
@@ -383,6 +409,8 @@ impl<'a> Kernel<'a> {
             (&mut c.order, order),
             (&mut c.lo, lo),
             (&mut c.hi, hi),
+            (&mut c.magic, (MAGIC + self.tile.zero_point as f32).to_le_bytes().to_vec()),
+            (&mut c.magic_bits, MAGIC.to_le_bytes().to_vec()),
         ] {
             self.asm.set_label(label)?;
             self.asm.db(&bytes)?;

@@ -4,7 +4,7 @@
 //! of a row are broadcast and multiplied with each vector of weights. The epilogue splits accumulators into even and odd
 //! channels, multiplies in 64 bits, rounds, shifts and merges under a mask: about ten instructions for 16 results.
 use super::regs::{XMM, YMM, ZMM};
-use crate::ukernel::{Grid, Tile, Weights, pack::EPILOGUE_BYTES};
+use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
 use iced_x86::{
     IcedError,
     code_asm::{
@@ -33,7 +33,10 @@ pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
     let mut k = Kernel::new(tile)?;
     k.load_bias()?;
     k.multiply()?;
-    k.requantize()?;
+    match tile.rescale {
+        Rescale::Float => k.rescale_float()?,
+        Rescale::Integer { short_shift } => k.rescale_integer(short_shift)?,
+    }
     match tile.grid {
         Grid::U8 => k.store_u8()?,
         Grid::I16 => k.store_i16()?,
@@ -48,6 +51,8 @@ struct Kernel<'a> {
     asm: CodeAssembler,
     tile: &'a Tile,
     permutation: CodeLabel,
+    /// 1.5·2²³ + zero point, f32.
+    magic: CodeLabel,
     /// Zero point, lower and upper bound.
     bounds: [CodeLabel; 3],
 }
@@ -55,9 +60,9 @@ struct Kernel<'a> {
 impl<'a> Kernel<'a> {
     fn new(tile: &'a Tile) -> Result<Self, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
-        let permutation = asm.create_label();
+        let (permutation, magic) = (asm.create_label(), asm.create_label());
         let bounds = [asm.create_label(), asm.create_label(), asm.create_label()];
-        Ok(Self { asm, tile, permutation, bounds })
+        Ok(Self { asm, tile, permutation, magic, bounds })
     }
 
     fn accumulators(&self) -> usize {
@@ -73,14 +78,15 @@ impl<'a> Kernel<'a> {
         &ZMM[self.accumulators()..]
     }
 
-    fn epilogue(vector: usize, offset: usize) -> AsmMemoryOperand {
-        zmmword_ptr(r::rcx + (vector * EPILOGUE_BYTES + offset) as i32)
+    fn epilogue(&self, vector: usize, offset: usize) -> AsmMemoryOperand {
+        let block = Isa::Vnni512.epilogue_bytes(self.tile.rescale);
+        zmmword_ptr(r::rcx + (vector * block + offset) as i32)
     }
 
     /// Accumulators start at the bias.
     fn load_bias(&mut self) -> Asm {
         for v in 0..self.tile.vectors {
-            self.asm.vmovdqu32(self.acc(0, v), Self::epilogue(v, 0))?;
+            self.asm.vmovdqu32(self.acc(0, v), self.epilogue(v, 0))?;
             for row in 1..self.tile.rows {
                 self.asm.vmovdqa32(self.acc(row, v), self.acc(0, v))?;
             }
@@ -183,8 +189,25 @@ impl<'a> Kernel<'a> {
         self.asm.vpandd(low, low, mask)
     }
 
+    /// acc ← round(acc · M/2^e) + zero point, by one fused multiply-add (`ukernel::rescale`).
+    fn rescale_float(&mut self) -> Asm {
+        let [magic, bits, ..] = *self.free() else { return Ok(()) };
+        self.asm.vpbroadcastd(magic, dword_ptr(self.magic))?;
+        self.asm.mov(r::eax, MAGIC.to_bits())?;
+        self.asm.vpbroadcastd(bits, r::eax)?;
+        for row in 0..self.tile.rows {
+            for v in 0..self.tile.vectors {
+                let (acc, scale) = (self.acc(row, v), self.epilogue(v, 64));
+                self.asm.vcvtdq2ps(acc, acc)?;
+                self.asm.vfmadd132ps(acc, magic, scale)?;
+                self.asm.vpsubd(acc, acc, bits)?;
+            }
+        }
+        Ok(())
+    }
+
     /// acc ← (acc · M + 2^(e−1)) >> e, in 64 bits for even and odd channels apart.
-    fn requantize(&mut self) -> Asm {
+    fn rescale_integer(&mut self, short_shift: bool) -> Asm {
         self.asm.mov(r::eax, 0xAAAA)?;
         self.asm.kmovw(r::k1, r::eax)?;
         let free = self.free();
@@ -193,13 +216,13 @@ impl<'a> Kernel<'a> {
                 let even = self.acc(row, v);
                 let odd = free[(row * self.tile.vectors + v) % free.len()];
                 self.asm.vpsrlq(odd, even, 32)?;
-                self.asm.vpmuldq(even, even, Self::epilogue(v, 64))?;
-                self.asm.vpmuldq(odd, odd, Self::epilogue(v, 128))?;
-                self.asm.vpaddq(even, even, Self::epilogue(v, 192))?;
-                self.asm.vpaddq(odd, odd, Self::epilogue(v, 256))?;
-                self.asm.vpsravq(even, even, Self::epilogue(v, 320))?;
-                self.asm.vpsravq(odd, odd, Self::epilogue(v, 384))?;
-                if self.tile.short_shift {
+                self.asm.vpmuldq(even, even, self.epilogue(v, 64))?;
+                self.asm.vpmuldq(odd, odd, self.epilogue(v, 128))?;
+                self.asm.vpaddq(even, even, self.epilogue(v, 192))?;
+                self.asm.vpaddq(odd, odd, self.epilogue(v, 256))?;
+                self.asm.vpsravq(even, even, self.epilogue(v, 320))?;
+                self.asm.vpsravq(odd, odd, self.epilogue(v, 384))?;
+                if short_shift {
                     self.asm.vpsllq(odd, odd, 32)?;
                 }
                 self.asm.vmovdqa32(even.k1(), odd)?;
@@ -215,7 +238,7 @@ impl<'a> Kernel<'a> {
         self.asm.vmovdqu32(regs[0], zmmword_ptr(self.permutation))?;
         for (i, register) in regs[1..].iter().enumerate() {
             let wanted = match i {
-                0 => self.tile.zero_point != 0,
+                0 => self.adds_zero_point(),
                 1 => self.tile.clamp.0 != self.lowest(),
                 _ => self.tile.clamp.1 != self.highest(),
             };
@@ -224,6 +247,11 @@ impl<'a> Kernel<'a> {
             }
         }
         Ok(regs)
+    }
+
+    /// Whether the store sequence adds the zero point; the rescaling in f32 has done it.
+    fn adds_zero_point(&self) -> bool {
+        self.tile.rescale != Rescale::Float && self.tile.zero_point != 0
     }
 
     /// What the saturating packs give without a clamp.
@@ -252,7 +280,7 @@ impl<'a> Kernel<'a> {
             for h in halves {
                 let half = x(*h);
                 self.asm.vpackssdw(half, half, x(h + 1))?;
-                if self.tile.zero_point != 0 {
+                if self.adds_zero_point() {
                     self.asm.vpaddsw(half, half, zero_point)?;
                 }
                 self.clamp(half, lo, hi)?;
@@ -354,6 +382,8 @@ impl<'a> Kernel<'a> {
             Grid::U8 => (0..16u32).flat_map(|i| ((i % 4) * 4 + i / 4).to_le_bytes()).collect(),
             Grid::I16 => (0..8u64).flat_map(|i| ((i % 4) * 2 + i / 4).to_le_bytes()).collect(),
         };
+        self.asm.set_label(&mut self.magic)?;
+        self.asm.db(&(MAGIC + self.tile.zero_point as f32).to_le_bytes())?;
         self.asm.set_label(&mut self.permutation)?;
         self.asm.db(&order)?;
         let (lo, hi) = self.tile.clamp;
