@@ -3,7 +3,7 @@
  * Generated headers contain this text, so that they need no other file. C99, C++11.
  */
 #ifndef GOSHAWK_ABI_VERSION
-#define GOSHAWK_ABI_VERSION 1
+#define GOSHAWK_ABI_VERSION 2
 
 #include <stddef.h>
 #include <stdint.h>
@@ -13,7 +13,8 @@
 #define GOSHAWK_E_NULL 1     /* a pointer that must not be NULL is NULL */
 #define GOSHAWK_E_ALIGN 2    /* the arena is not aligned to 64 bytes */
 #define GOSHAWK_E_ISA 3      /* this CPU lacks an instruction set that the library was compiled for */
-#define GOSHAWK_E_EXECUTOR 4 /* an executor was given, which this version of the interface does not use */
+#define GOSHAWK_E_EXECUTOR 4 /* the executor's struct_size, threads or parallel_for makes no sense */
+#define GOSHAWK_E_PARALLEL 5 /* parallel_for returned an error; outputs and arena hold anything */
 
 /* Element types. */
 #define GOSHAWK_F32 0
@@ -22,11 +23,15 @@
 #define GOSHAWK_I8 3
 #define GOSHAWK_U8 4
 
-/* Lets the caller's threads take part in a run. Reserved: must be NULL in version 1 of the interface. */
+/* Lets threads of the caller take part in a run; NULL instead means one thread. The results do not depend on it. An
+ * executor may serve runs that happen at the same time only if its parallel_for may be called so. */
 typedef struct goshawk_executor {
     size_t struct_size; /* sizeof(goshawk_executor) */
+    size_t threads;     /* tasks that can run at the same time, the caller's included; at least 1 */
     void *context;      /* handed to parallel_for */
-    /* Calls task(data, 0) ... task(data, count - 1), in any order, and returns 0 when all are done. */
+    /* Calls task(data, 0) ... task(data, count - 1) once each, in any order, on any threads, with the model's STACK_BYTES
+     * left on their stacks, and returns 0 when all are done. Another result ends the run with
+     * GOSHAWK_E_PARALLEL; no task may be running then. */
     int (*parallel_for)(void *context, void (*task)(void *data, size_t index), void *data, size_t count);
 } goshawk_executor;
 
@@ -111,12 +116,14 @@ static inline const char *goshawk_error_text(int result) {
     case GOSHAWK_E_ISA:
         return "this CPU lacks an instruction set that the library was compiled for";
     case GOSHAWK_E_EXECUTOR:
-        return "the executor must be NULL in this version of the interface";
+        return "the executor's struct_size, threads or parallel_for makes no sense";
+    case GOSHAWK_E_PARALLEL:
+        return "the executor's parallel_for returned an error";
     default:
         return "unknown error";
     }
 }
 
-#elif GOSHAWK_ABI_VERSION != 1
+#elif GOSHAWK_ABI_VERSION != 2
 #error "headers of libraries compiled by incompatible versions of goshawk are included together"
 #endif /* GOSHAWK_ABI_VERSION */

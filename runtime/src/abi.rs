@@ -1,4 +1,4 @@
-//! The C ABI of compiled libraries, version 1: the types of `include/goshawk.h` in Rust.
+//! The C ABI of compiled libraries, version 2: the types of `include/goshawk.h` in Rust.
 //!
 //! The header is the single source that generated headers quote; the assertions below keep this mirror in step, and
 //! the C ABI tests compare `sizeof` and `offsetof` with a C compiler's.
@@ -7,11 +7,12 @@ use std::{
     mem::{offset_of, size_of},
 };
 
-/// Text of `goshawk.h`, the part that is common to all compiled libraries.
-pub const COMMON_HEADER: &str = include_str!("../include/goshawk.h");
+/// Text that is common to all compiled libraries: `goshawk.h` and `goshawk_pool.h`.
+pub const COMMON_HEADER: &str =
+    concat!(include_str!("../include/goshawk.h"), "\n", include_str!("../include/goshawk_pool.h"));
 
 /// Version of the ABI that this crate speaks.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Alignment of the arena in bytes.
 pub const ARENA_ALIGN: usize = 64;
 
@@ -23,29 +24,30 @@ pub const E_NULL: c_int = 1;
 pub const E_ALIGN: c_int = 2;
 /// The CPU lacks an instruction set that the library was compiled for.
 pub const E_ISA: c_int = 3;
-/// An executor was given, which this version does not use.
+/// The executor's size, number of threads or `parallel_for` makes no sense.
 pub const E_EXECUTOR: c_int = 4;
+/// `parallel_for` returned an error: the outputs and the arena hold anything.
+pub const E_PARALLEL: c_int = 5;
 
 /// Largest rank of a tensor.
 pub const MAX_RANK: usize = 8;
 
-/// `goshawk_executor`: lets the caller's threads take part in a run. Must be null in version 1.
+/// A part of the work: (data, index).
+pub type Task = unsafe extern "C" fn(*mut c_void, usize);
+
+/// `goshawk_executor`: lets the caller's threads take part in a run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Executor {
     /// Size of this struct.
     pub struct_size: usize,
+    /// Tasks that can run at the same time, the caller's included; at least 1.
+    pub threads: usize,
     /// Handed to `parallel_for`.
     pub context: *mut c_void,
-    /// Calls `task(data, 0)` to `task(data, count - 1)` and returns 0 when all are done.
-    pub parallel_for: Option<
-        unsafe extern "C" fn(
-            *mut c_void,
-            unsafe extern "C" fn(*mut c_void, usize),
-            *mut c_void,
-            usize,
-        ) -> c_int,
-    >,
+    /// Calls `task(data, 0)` to `task(data, count - 1)` once each, in any order, and returns 0 when all are done. Another
+    /// result ends the run; no task may be running then.
+    pub parallel_for: Option<unsafe extern "C" fn(*mut c_void, Task, *mut c_void, usize) -> c_int>,
 }
 
 /// `goshawk_tensor_info`: an input or output of the network.
@@ -126,5 +128,5 @@ const _: () = {
     assert!(size_of::<TensorRecord>() == 288 && offset_of!(TensorRecord, name) == 160);
     assert!(size_of::<ModelRecord>() == 448 && offset_of!(ModelRecord, name) == 56);
     assert!(offset_of!(ModelRecord, arena_bytes) == 8 && offset_of!(ModelRecord, reserved) == 52);
-    assert!(size_of::<Executor>() == 3 * size_of::<usize>());
+    assert!(size_of::<Executor>() == 4 * size_of::<usize>());
 };

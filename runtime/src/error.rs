@@ -117,6 +117,11 @@ pub enum RunError {
         /// Triple and instruction sets of the library.
         String,
     ),
+    /// The threads that were asked for cannot be had.
+    Threads(
+        /// What the system says.
+        String,
+    ),
     /// The library returned another error code.
     Code(i32),
 }
@@ -137,6 +142,7 @@ impl fmt::Display for RunError {
                 f,
                 "this CPU lacks instructions that the library uses ({isa}): compile the model with another --target-cpu"
             ),
+            Self::Threads(why) => write!(f, "cannot start threads: {why}"),
             Self::Code(code) => write!(f, "the library returned error {code}"),
         }
     }

@@ -1,4 +1,4 @@
-//! What a user of compiled libraries needs: the C ABI in Rust, a loader, latency measurement.
+//! What a user of compiled libraries needs: the C ABI in Rust, a loader, a thread pool, latency measurement.
 //!
 //! ```no_run
 //! let library = goshawk_runtime::Library::open("libmodel.so".as_ref())?;
@@ -16,8 +16,10 @@ mod exports;
 pub mod info;
 pub mod latency;
 pub mod library;
+pub mod pool;
 
 pub use arena::Arena;
 pub use error::{LoadError, RunError};
 pub use info::{DType, ModelInfo, TensorInfo};
 pub use library::{Library, Session};
+pub use pool::Pool;

@@ -5,8 +5,9 @@ use crate::{
     error::{LoadError, RunError},
     exports,
     info::{ModelInfo, TensorInfo},
+    pool::Pool,
 };
-use std::{ffi::c_void, path::Path, ptr};
+use std::{ffi::c_void, path::Path, ptr, sync::Arc};
 
 /// A compiled network.
 ///
@@ -74,9 +75,9 @@ impl Library {
         &self.prefix
     }
 
-    /// A session: an arena to run in.
+    /// A session: an arena to run in, on one thread.
     pub fn session(&self) -> Session<'_> {
-        Session { arena: Arena::new(self.info.arena_bytes), library: self }
+        Session { arena: Arena::new(self.info.arena_bytes), library: self, pool: None }
     }
 
     /// Runs once on integer tensors: bytes of the inputs in, bytes of the outputs out.
@@ -106,9 +107,27 @@ impl Library {
 pub struct Session<'l> {
     library: &'l Library,
     arena: Arena,
+    pool: Option<Arc<Pool>>,
 }
 
 impl Session<'_> {
+    /// Runs on `threads` threads from now on, a pool of its own; 1 needs none. The results do not depend on it.
+    ///
+    /// # Errors
+    /// [`RunError::Threads`]: none or too many, or the system cannot start them.
+    pub fn threads(self, threads: usize) -> Result<Self, RunError> {
+        if threads == 1 {
+            return Ok(Self { pool: None, ..self });
+        }
+        let pool = Pool::new(threads).map_err(|e| RunError::Threads(e.to_string()))?;
+        Ok(self.pool(Arc::new(pool)))
+    }
+
+    /// Runs on the threads of a pool from now on. Sessions may share one; a run that finds it busy uses one thread.
+    pub fn pool(self, pool: Arc<Pool>) -> Self {
+        Self { pool: Some(pool), ..self }
+    }
+
     /// Runs on integer tensors: little-endian elements, NHWC for images.
     ///
     /// # Errors
@@ -152,10 +171,11 @@ impl Session<'_> {
         inputs: &[*const c_void],
         outputs: &[*mut c_void],
     ) -> Result<(), RunError> {
+        let executor = self.pool.as_ref().map_or(ptr::null(), |pool| ptr::from_ref(pool.executor()));
         // SAFETY: the structs of the C ABI are pointers only, in order; counts, sizes and alignment were checked
         // against the library's own description; the arena has the size and alignment that it asks for and is
-        // borrowed exclusively.
-        let code = unsafe { run(inputs.as_ptr(), outputs.as_ptr(), self.arena.as_mut_ptr(), ptr::null()) };
+        // borrowed exclusively; the pool outlives the call.
+        let code = unsafe { run(inputs.as_ptr(), outputs.as_ptr(), self.arena.as_mut_ptr(), executor) };
         match code {
             abi::OK => Ok(()),
             abi::E_ISA => Err(RunError::Isa(self.library.info.isa.clone())),

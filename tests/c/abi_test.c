@@ -4,11 +4,13 @@
  *   values   compares both entry points with DATA, the description with the header's macros, and all error codes
  *   guard    the same with every buffer between inaccessible pages, at either end
  *   threads  eight threads with an arena each, many runs, all compared with DATA
+ *   executors  the caller's executors in every order and number of threads, pools, failing ones
  *   stack    measures the stack that a run touches and compares it with the header's bound
  */
 #ifndef _GNU_SOURCE /* g++ defines it */
 #define _GNU_SOURCE
 #endif
+#define GOSHAWK_POOL
 #include "net.h"
 #include "net.h" /* headers may be included twice */
 
@@ -81,20 +83,25 @@ static volatile run_t entry = net_run;
 static volatile run_f32_t entry_f32 = net_run_f32;
 
 /* The structs are pointers in order: fills them without naming their fields, which differ between networks. */
-static int run(const call_t *call, void *const *in, void *const *out, void *arena) {
+static int run_by(const goshawk_executor *executor, const call_t *call, void *const *in, void *const *out,
+                  void *arena) {
     if (call->is_float) {
         net_inputs_f32 i;
         net_outputs_f32 o;
         memcpy(&i, in, sizeof i);
         memcpy(&o, out, sizeof o);
-        return entry_f32(&i, &o, arena, NULL);
+        return entry_f32(&i, &o, arena, executor);
     } else {
         net_inputs i;
         net_outputs o;
         memcpy(&i, in, sizeof i);
         memcpy(&o, out, sizeof o);
-        return entry(&i, &o, arena, NULL);
+        return entry(&i, &o, arena, executor);
     }
+}
+
+static int run(const call_t *call, void *const *in, void *const *out, void *arena) {
+    return run_by(NULL, call, in, out, arena);
 }
 
 /* Memory for `bytes` bytes between inaccessible pages: flush with the end (at_end) or the start of the pages. */
@@ -118,7 +125,8 @@ typedef unsigned char *(*allocate_t)(size_t);
 static unsigned char *guarded_end(size_t bytes) { return guarded(bytes, 1); }
 static unsigned char *guarded_start(size_t bytes) { return guarded(bytes, 0); }
 
-static void compare(const call_t *call, allocate_t allocate, unsigned char *arena, int runs) {
+static void compare_by(const goshawk_executor *executor, const call_t *call, allocate_t allocate,
+                       unsigned char *arena, int runs) {
     void *in[MAX_PORTS], *out[MAX_PORTS];
     uint32_t i;
     for (i = 0; i < NET_INPUT_COUNT; i++) {
@@ -132,7 +140,7 @@ static void compare(const call_t *call, allocate_t allocate, unsigned char *aren
         for (i = 0; i < NET_OUTPUT_COUNT; i++) {
             memset(out[i], 0xa5, call->out_bytes[i]);
         }
-        CHECK(run(call, in, out, arena) == GOSHAWK_OK);
+        CHECK(run_by(executor, call, in, out, arena) == GOSHAWK_OK);
         for (i = 0; i < NET_OUTPUT_COUNT; i++) {
             CHECK(memcmp(out[i], call->out_data[i], call->out_bytes[i]) == 0);
         }
@@ -148,6 +156,10 @@ static void compare(const call_t *call, allocate_t allocate, unsigned char *aren
             free(out[i]);
         }
     }
+}
+
+static void compare(const call_t *call, allocate_t allocate, unsigned char *arena, int runs) {
+    compare_by(NULL, call, allocate, arena, runs);
 }
 
 static void check_info(void) {
@@ -173,9 +185,121 @@ static void check_info(void) {
     CHECK(strcmp(goshawk_error_text(-1), "unknown error") == 0);
 }
 
+/* Executors: `threads` tasks at a time, by one thread in order and in reverse, and by new threads for every layer. */
+static size_t jobs, tasks;
+
+static int in_order(void *context, void (*task)(void *, size_t), void *data, size_t count) {
+    size_t i;
+    CHECK(!context && count >= 2);
+    jobs++;
+    tasks += count;
+    for (i = 0; i < count; i++) {
+        task(data, i);
+    }
+    return 0;
+}
+
+static int in_reverse(void *context, void (*task)(void *, size_t), void *data, size_t count) {
+    CHECK(context == &jobs);
+    while (count-- > 0) {
+        task(data, count);
+    }
+    return 0;
+}
+
+/* The `context`-th job fails. */
+static int failing(void *context, void (*task)(void *, size_t), void *data, size_t count) {
+    int *left = (int *)context;
+    return (*left)-- > 0 ? in_order(NULL, task, data, count) : 7;
+}
+
+typedef struct {
+    void (*task)(void *, size_t);
+    void *data;
+    size_t index;
+} share_t;
+
+static void *one_share(void *argument) {
+    share_t *share = (share_t *)argument;
+    share->task(share->data, share->index);
+    return NULL;
+}
+
+static int by_new_threads(void *context, void (*task)(void *, size_t), void *data, size_t count) {
+    pthread_t threads[THREADS];
+    share_t shares[THREADS];
+    size_t i;
+    CHECK(!context && count <= THREADS);
+    for (i = 0; i < count; i++) {
+        share_t share = {task, data, i};
+        shares[i] = share;
+        CHECK(pthread_create(&threads[i], NULL, one_share, &shares[i]) == 0);
+    }
+    for (i = 0; i < count; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    return 0;
+}
+
+static void check_executors(unsigned char *arena) {
+    size_t threads;
+    int c, shared, left;
+    for (c = 0; c < 2; c++) {
+        for (threads = 1; threads <= THREADS; threads++) {
+            const goshawk_executor executors[] = {
+                {sizeof(goshawk_executor), threads, NULL, in_order},
+                {sizeof(goshawk_executor), threads, &jobs, in_reverse},
+                {sizeof(goshawk_executor), threads, NULL, by_new_threads},
+            };
+            goshawk_pool *pool = goshawk_pool_create(threads);
+            CHECK(pool && goshawk_pool_executor(pool)->threads == threads);
+            jobs = tasks = 0;
+            compare_by(&executors[0], &calls[c], plain, arena, 1);
+            CHECK(threads > 1 || jobs == 0);
+            CHECK(tasks <= jobs * threads);
+            if (strcmp(net_info()->name, "broad") == 0) {
+                CHECK(threads == 1 || jobs > 0); /* its layers are large enough */
+            }
+            compare_by(&executors[1], &calls[c], plain, arena, 1);
+            compare_by(&executors[2], &calls[c], plain, arena, 1);
+            compare_by(goshawk_pool_executor(pool), &calls[c], plain, arena, 20);
+            goshawk_pool_destroy(pool);
+        }
+        /* The first failing job ends the run, whichever it is. */
+        {
+            const goshawk_executor count = {sizeof(goshawk_executor), 2, NULL, in_order};
+            jobs = 0;
+            compare_by(&count, &calls[c], plain, arena, 1);
+            shared = (int)jobs;
+        }
+        for (left = 0; left <= shared; left++) {
+            int jobs_left = left;
+            const goshawk_executor executor = {sizeof(goshawk_executor), 2, &jobs_left, failing};
+            void *in[MAX_PORTS], *out[MAX_PORTS];
+            uint32_t i;
+            for (i = 0; i < NET_INPUT_COUNT; i++) {
+                in[i] = plain(calls[c].in_bytes[i]);
+                memcpy(in[i], calls[c].in_data[i], calls[c].in_bytes[i]);
+            }
+            for (i = 0; i < NET_OUTPUT_COUNT; i++) {
+                out[i] = plain(calls[c].out_bytes[i]);
+            }
+            CHECK(run_by(&executor, &calls[c], in, out, arena) == (left < shared ? GOSHAWK_E_PARALLEL : GOSHAWK_OK));
+            for (i = 0; i < NET_INPUT_COUNT; i++) {
+                free(in[i]);
+            }
+            for (i = 0; i < NET_OUTPUT_COUNT; i++) {
+                free(out[i]);
+            }
+        }
+    }
+    CHECK(goshawk_pool_create(0) == NULL);
+    goshawk_pool_destroy(NULL);
+}
+
 static void check_errors(const call_t *call, unsigned char *arena) {
     void *in[MAX_PORTS], *out[MAX_PORTS];
-    const goshawk_executor executor = {sizeof(goshawk_executor), NULL, NULL};
+    goshawk_executor executor = {sizeof(goshawk_executor), 2, NULL, in_order};
     net_inputs i;
     net_outputs o;
     uint32_t k;
@@ -204,7 +328,16 @@ static void check_errors(const call_t *call, unsigned char *arena) {
     memcpy(&o, out, sizeof o);
     CHECK(net_run(NULL, &o, arena, NULL) == GOSHAWK_E_NULL);
     CHECK(net_run(&i, NULL, arena, NULL) == GOSHAWK_E_NULL);
+    executor.struct_size--;
     CHECK(net_run(&i, &o, arena, &executor) == GOSHAWK_E_EXECUTOR);
+    executor.struct_size++;
+    executor.threads = 0;
+    CHECK(net_run(&i, &o, arena, &executor) == GOSHAWK_E_EXECUTOR);
+    executor.threads = 2;
+    executor.parallel_for = NULL;
+    CHECK(net_run(&i, &o, arena, &executor) == GOSHAWK_E_EXECUTOR);
+    executor.parallel_for = in_order;
+    CHECK(run_by(&executor, call, in, out, NULL) == GOSHAWK_E_NULL);
     CHECK(net_run_f32(NULL, NULL, arena, NULL) == GOSHAWK_E_NULL);
     for (k = 0; k < NET_INPUT_COUNT; k++) {
         free(in[k]);
@@ -214,19 +347,21 @@ static void check_errors(const call_t *call, unsigned char *arena) {
     }
 }
 
-static void *worker(void *unused) {
+/* Every thread has its arena; `pool` is shared between all of them, and a run that finds it busy uses one thread. */
+static void *worker(void *pool) {
     unsigned char *arena = plain(NET_ARENA_BYTES);
-    compare(&calls[0], plain, arena, RUNS);
-    compare(&calls[1], plain, arena, RUNS);
+    const goshawk_executor *executor = pool ? goshawk_pool_executor((goshawk_pool *)pool) : NULL;
+    compare_by(executor, &calls[0], plain, arena, RUNS);
+    compare_by(executor, &calls[1], plain, arena, RUNS);
     free(arena);
-    return unused;
+    return NULL;
 }
 
-static void check_threads(void) {
+static void check_threads(goshawk_pool *pool) {
     pthread_t threads[THREADS];
     int i;
     for (i = 0; i < THREADS; i++) {
-        CHECK(pthread_create(&threads[i], NULL, worker, NULL) == 0);
+        CHECK(pthread_create(&threads[i], NULL, worker, pool) == 0);
     }
     for (i = 0; i < THREADS; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
@@ -317,7 +452,13 @@ int main(int argc, char **argv) {
             compare(&calls[c], guarded_start, guarded_start(NET_ARENA_BYTES), 2);
         }
     } else if (strcmp(argv[1], "threads") == 0) {
-        check_threads();
+        check_threads(NULL);
+    } else if (strcmp(argv[1], "executors") == 0) {
+        goshawk_pool *pool = goshawk_pool_create(3);
+        CHECK(pool);
+        check_executors(arena);
+        check_threads(pool);
+        goshawk_pool_destroy(pool);
     } else if (strcmp(argv[1], "stack") == 0) {
         check_stack();
     } else {

@@ -163,12 +163,54 @@ pub fn ports() -> Result<IntGraph> {
     Ok(g)
 }
 
+/// A network whose layers are worth sharing between threads: padded convolutions along pixels (INT8 and INT4), one that
+/// sees a long row, one with more weights than pixels. One NCHW input [1,32,24,24], one i16 output [1,10].
+///
+/// # Errors
+/// None: the network is well formed.
+pub fn broad() -> Result<IntGraph> {
+    let mut n = Numbers::new(3);
+    let mut g: IntGraph = Graph::new("broad");
+    let mut x = g.add_input("image", activation(&[1, 24, 24, 32], 0.05, 120)?, Layout::Nchw);
+    // (input channels, output channels, kernel, stride, size of the result, bits of the weights, ratio)
+    for (i, (ci, co, kernel, stride, size, bits, ratio)) in [
+        (32, 64, 3, 1, 24, 8, 0.0007),
+        (64, 96, 3, 2, 12, 4, 0.008),
+        (96, 128, 1, 1, 12, 8, 0.001),
+        (128, 512, 3, 3, 4, 8, 0.0003),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("conv{i}");
+        let [w, b] = parameters(&mut g, &name, &mut n, &[co, kernel, kernel, ci], bits)?;
+        let ty = activation(&[1, size, size, co], 0.04, 9)?;
+        let pad = kernel / 2;
+        let window = ConvWindow { stride: [stride; 2], pads: [pad; 4], ..ConvWindow::unit() };
+        let ratios: Vec<f64> = (0..co).map(|c| ratio * (1.0 + 0.01 * c as f64)).collect();
+        let op = IntOp::Conv(Conv { window, requant: requant(&ratios, &ty)? });
+        x = g.add(name, op, &[x, w, b], ty);
+    }
+    let ty = activation(&[1, 1, 1, 512], 0.05, 0)?;
+    let ratios: Vec<f64> = (1..=16).map(|cells| 1.5 / f64::from(cells)).collect();
+    let op = IntOp::AvgPool(AvgPool { window: PoolWindow::global(4, 4), requant: requant(&ratios, &ty)? });
+    let mean = g.add("mean", op, &[x], ty);
+    let reshape = IntOp::Reshape(Reshape { shape: vec![1, 512] });
+    let flat = g.add("flat", reshape, &[mean], activation(&[1, 512], 0.05, 0)?);
+    let [w, b] = parameters(&mut g, "classifier", &mut n, &[10, 512], 8)?;
+    let ty = wide(&[1, 10], 0.0005)?;
+    let op = IntOp::Linear(Linear { requant: requant(&[0.05], &ty)? });
+    let logits = g.add("logits", op, &[flat, w, b], ty);
+    g.add_output("logits", logits, Layout::Same);
+    Ok(g)
+}
+
 /// The networks with their names.
 ///
 /// # Errors
 /// None: they are well formed.
 pub fn all() -> Result<Vec<IntGraph>> {
-    Ok(vec![residual()?, ports()?])
+    Ok(vec![residual()?, ports()?, broad()?])
 }
 
 #[cfg(test)]

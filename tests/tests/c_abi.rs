@@ -154,6 +154,35 @@ fn eight_threads_do_not_disturb_each_other() {
 }
 
 #[test]
+fn executors_of_every_kind_give_the_same_bytes() {
+    every_form(
+        |dir, form| {
+            cc::run(dir, &format!("./{form}"), &["executors", "data"]);
+        },
+        "executors_of_every_kind_give_the_same_bytes",
+    );
+}
+
+/// The pool of the header under ThreadSanitizer, which sees its own code though not the network's.
+#[test]
+fn the_thread_sanitizer_finds_nothing() {
+    let test = "the_thread_sanitizer_finds_nothing";
+    if !cc::have("cc", test) {
+        return;
+    }
+    let graph = nets::broad().expect("well formed");
+    let dir = workshop(&graph, &bundle(&graph, &native()));
+    let flags = [C99, &["-fsanitize=thread"]].concat();
+    cc::run(dir.path(), "cc", &[&flags[..], &["-c", "main.c", "-o", "tsan.o"]].concat());
+    let link = ["-fsanitize=thread", "tsan.o", "-o", "tsan", "net.o", "-pthread"];
+    if !std::process::Command::new("cc").current_dir(&dir).args(link).status().is_ok_and(|s| s.success()) {
+        eprintln!("SKIPPED {test}: the compiler has no ThreadSanitizer");
+        return;
+    }
+    cc::run(dir.path(), "./tsan", &["executors", "data"]);
+}
+
+#[test]
 fn the_stack_bound_holds() {
     every_form(
         |dir, form| {

@@ -10,8 +10,9 @@ use goshawk_ir::{
     text,
 };
 use goshawk_passes::memory;
-use goshawk_runtime::{Library, RunError};
+use goshawk_runtime::{Library, Pool, RunError};
 use goshawk_tests::generate::{self, Random};
+use std::sync::Arc;
 
 const GRAPHS: u64 = 500;
 
@@ -27,7 +28,7 @@ fn graph(seed: u64) -> IntGraph {
 /// `None` where this machine cannot run the code.
 fn options(cpu: &str) -> Option<Options> {
     let target = Target::parse(Some("x86_64-unknown-linux-gnu"), cpu).expect("known");
-    target.runs_here().then(|| Options { any_width: true, ..Options::new(target, "m") })
+    target.runs_here().then(|| Options { any_width: true, share_all: true, ..Options::new(target, "m") })
 }
 
 fn floats(g: &IntGraph, seed: u64) -> Vec<Tensor> {
@@ -42,20 +43,32 @@ fn floats(g: &IntGraph, seed: u64) -> Vec<Tensor> {
     ports.collect()
 }
 
+/// Pools of two and three threads. The random layers are small: they are shared all the same.
+fn pools() -> [Option<Arc<Pool>>; 3] {
+    [1, 2, 3].map(|n| (n > 1).then(|| Arc::new(Pool::new(n).expect("threads"))))
+}
+
+/// `GOSHAWK_GRAPHS` sets the number of graphs.
 fn jit(cpu: &str) {
     let Some(options) = options(cpu) else { return };
-    for seed in 0..GRAPHS {
+    let graphs = std::env::var("GOSHAWK_GRAPHS").ok().and_then(|n| n.parse().ok()).unwrap_or(GRAPHS);
+    let pools = pools();
+    for seed in 0..graphs {
         let g = graph(seed);
         let fail = |what: &str| panic!("seed {seed}, {cpu}: {what}\n{}", text::print(&g));
         let memory = memory::plan(&g).expect("plan");
-        let model = codegen::jit(&g, &memory, &options).unwrap_or_else(|e| fail(&e.to_string()));
-        let inputs = generate::inputs(&g, seed);
-        if model.run(&inputs).expect("run") != int::run(&g, &inputs).expect("interpreter") {
-            fail("integer outputs differ");
-        }
-        let inputs = floats(&g, seed);
-        if model.run_f32(&inputs).expect("run") != boundary::run_f32(&g, &inputs).expect("interpreter") {
-            fail("f32 outputs differ");
+        let mut model = codegen::jit(&g, &memory, &options).unwrap_or_else(|e| fail(&e.to_string()));
+        let (ints, floats) = (generate::inputs(&g, seed), floats(&g, seed));
+        let want = int::run(&g, &ints).expect("interpreter");
+        let want_f32 = boundary::run_f32(&g, &floats).expect("interpreter");
+        for (threads, pool) in pools.iter().enumerate() {
+            model.set_pool(pool.clone());
+            if model.run(&ints).expect("run") != want {
+                fail(&format!("integer outputs differ on {} threads", threads + 1));
+            }
+            if model.run_f32(&floats).expect("run") != want_f32 {
+                fail(&format!("f32 outputs differ on {} threads", threads + 1));
+            }
         }
     }
 }

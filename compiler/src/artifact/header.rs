@@ -21,9 +21,11 @@ pub fn render(network: &Network, stack_bytes: u32) -> String {
     let _ = write!(
         h,
         " * A run reads the inputs, writes the outputs, uses the arena as scratch memory and keeps nothing: calls with\n\
-         \x20* different arenas may run at the same time. It allocates nothing and calls nothing.\n */\n\
+         \x20* different arenas may run at the same time. It allocates nothing and calls nothing but the\n\
+         \x20* executor. With GOSHAWK_POOL defined before it is included, this header has a pool of threads to be one.\n */\n\
          #ifndef GOSHAWK_MODEL_{up}_H\n#define GOSHAWK_MODEL_{up}_H\n\n{COMMON_HEADER}\n\
-         /* Scratch memory and stack that a run needs, in bytes. */\n"
+         /* Scratch memory and stack that a run needs, in bytes; the stack without the executor's own, and also of each of its\n\
+         \x20* threads. */\n"
     );
     define(&mut h, &up, "ARENA_BYTES", &format!("{}u", network.origin.arena_bytes));
     define(&mut h, &up, "ARENA_ALIGN", &format!("{ARENA_ALIGN}u"));
@@ -42,7 +44,8 @@ pub fn render(network: &Network, stack_bytes: u32) -> String {
     let _ = write!(
         h,
         "\n/* Runs the network on integers. `arena` has {up}_ARENA_BYTES bytes aligned to {up}_ARENA_ALIGN; `executor` is\n\
-         \x20* NULL. Buffers must not overlap. Returns GOSHAWK_OK, or GOSHAWK_E_* and has written nothing. */\n\
+         \x20* NULL for one thread. Buffers must not overlap. Returns GOSHAWK_OK, or GOSHAWK_E_* and, but for\n\
+         \x20* GOSHAWK_E_PARALLEL, has written nothing. */\n\
          int {p}_run(const {p}_inputs *inputs, const {p}_outputs *outputs, void *arena,\n            \
          const goshawk_executor *executor);\n\n\
          /* The same on floats: quantizes the inputs, runs, dequantizes the outputs. */\n\

@@ -183,6 +183,39 @@ impl<'a> Fb<'a> {
         self.block_params(exit).to_vec()
     }
 
+    /// The same over `begin..end`, which may be empty (i64); the body also gets the index.
+    pub fn repeat_range(
+        &mut self,
+        [begin, end]: [Value; 2],
+        vars: &[Value],
+        mut body: impl FnMut(&mut Self, Value, &[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let some = self.ins().icmp(IntCC::SignedLessThan, begin, end);
+        self.branch(
+            some,
+            |b| {
+                let count = b.ins().isub(end, begin);
+                let vars: Vec<Value> = std::iter::once(begin).chain(vars.iter().copied()).collect();
+                let end = b.repeat_runtime(count, &vars, |b, v| {
+                    let next = body(b, v[0], &v[1..]);
+                    std::iter::once(b.offset(v[0], 1)).chain(next).collect()
+                });
+                end[1..].to_vec()
+            },
+            |_| vars.to_vec(),
+        )
+    }
+
+    /// Returns `code` where `condition` is not 0.
+    pub fn refuse(&mut self, condition: Value, code: i32) {
+        let (bad, go) = (self.create_block(), self.create_block());
+        self.ins().brif(condition, bad, &[], go, &[]);
+        self.switch_to_block(bad);
+        let code = self.int(I32, i64::from(code));
+        self.ins().return_(&[code]);
+        self.switch_to_block(go);
+    }
+
     /// Runs `then` where `condition` is not 0, else `otherwise`; both give values of the same types.
     pub fn branch(
         &mut self,

@@ -8,10 +8,11 @@ use crate::{Code, Error, Result};
 use cranelift_jit::{JITBuilder, JITModule};
 use goshawk_ir::{DType, IntGraph, Layout, Shape, Tensor, TensorType};
 use goshawk_passes::memory::MemoryPlan;
-use std::ffi::c_void;
+use goshawk_runtime::{Pool, abi::Executor};
+use std::{ptr, sync::Arc};
 
 /// An entry point: (inputs, outputs, arena, executor) → code.
-type Entry = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
+type Entry = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const Executor) -> i32;
 
 /// A compiled network in executable memory. Code pages are never writable and executable at once (cranelift-jit maps
 /// them writable and changes them to executable when all is defined); they are freed on drop.
@@ -22,6 +23,7 @@ pub struct JitModel {
     inputs: Vec<PortType>,
     outputs: Vec<PortType>,
     arena_bytes: usize,
+    pool: Option<Arc<Pool>>,
     /// What each layer became.
     pub layers: Vec<LayerReport>,
 }
@@ -95,6 +97,7 @@ pub(super) fn compile(
         inputs: ports(&graph.inputs)?,
         outputs: ports(&graph.outputs)?,
         arena_bytes: plan.arena_bytes,
+        pool: None,
         layers: plan.layers,
         module: Some(em.module),
     })
@@ -106,6 +109,11 @@ pub(super) fn compile(
 struct Line(#[expect(dead_code, reason = "only its size and alignment matter")] [u8; ARENA_ALIGN]);
 
 impl JitModel {
+    /// Runs on the threads of a pool from now on, on one thread without. The results do not depend on it.
+    pub fn set_pool(&mut self, pool: Option<Arc<Pool>>) {
+        self.pool = pool;
+    }
+
     /// Runs the network on integer tensors (NHWC where they are images).
     ///
     /// # Errors
@@ -163,9 +171,10 @@ impl JitModel {
         let from: Vec<*const u8> = bytes.iter().map(|b| b.as_ptr()).collect();
         let to: Vec<*mut u8> = results.iter_mut().map(|b| b.as_mut_ptr()).collect();
         let arena = arena.as_mut_ptr().cast::<u8>();
+        let executor = self.pool.as_ref().map_or(ptr::null(), |pool| ptr::from_ref(pool.executor()));
         // SAFETY: every buffer has the size that its port states, the arena the size and alignment of the plan, and
-        // all outlive the call.
-        let code = unsafe { entry(from.as_ptr(), to.as_ptr(), arena, std::ptr::null()) };
+        // all outlive the call, as does the pool.
+        let code = unsafe { entry(from.as_ptr(), to.as_ptr(), arena, executor) };
         if code != 0 {
             return Err(Error::new(Code::RUN, format!("the compiled network returned error {code}")));
         }

@@ -13,6 +13,7 @@ mod jit;
 mod model;
 mod object;
 mod ops;
+mod parallel;
 mod plan;
 mod target;
 mod unwind;
@@ -43,12 +44,21 @@ pub struct Options {
     pub listing: bool,
     /// Accepts weights and activations of any width that fits their element type instead of 4, 8 (and 16) bits only.
     pub any_width: bool,
+    /// Lets threads share every layer that can be split, however small: for tests.
+    pub share_all: bool,
 }
 
 impl Options {
     /// Code for `target` with symbols that begin with `name`.
     pub fn new(target: Target, name: impl Into<String>) -> Self {
-        Self { target, name: name.into(), info: Vec::new(), listing: false, any_width: false }
+        Self {
+            target,
+            name: name.into(),
+            info: Vec::new(),
+            listing: false,
+            any_width: false,
+            share_all: false,
+        }
     }
 }
 

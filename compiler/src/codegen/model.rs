@@ -11,6 +11,7 @@ use super::{
         rescale::Output,
         tiles, window,
     },
+    parallel::{self, Caller, LayerFn},
     plan::{ConvChoice, KernelPlan, output},
 };
 use crate::{Code, Error, Result};
@@ -18,7 +19,7 @@ use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, co
 use cranelift_module::{DataId, FuncId, Linkage, Module};
 use goshawk_ir::{IntGraph, IntOp, IrError, NodeId, Operator, Port, Shape};
 use goshawk_passes::memory::MemoryPlan;
-use goshawk_runtime::abi::{E_ALIGN, E_EXECUTOR, E_ISA, E_NULL, ModelRecord, OK};
+use goshawk_runtime::abi::{E_ALIGN, E_EXECUTOR, E_ISA, E_NULL, E_PARALLEL, Executor, ModelRecord, OK};
 use std::{collections::BTreeMap, mem::offset_of};
 
 /// Alignment of the arena in bytes.
@@ -63,13 +64,48 @@ pub(crate) fn emit<M: Module>(
     model.place(em)?;
     let body = model.body(em)?;
     let checks = Checks::new(em, plan.arena_bytes)?;
-    let run = model.run(em, &checks, body)?;
-    let run_f32 = model.run_f32(em, &checks, body)?;
+    let run = model.run(em, &checks, &body)?;
+    let run_f32 = model.run_f32(em, &checks, &body)?;
     let stack_bytes = em.stack_bytes(&[run, run_f32]);
     if !options.info.is_empty() {
         model.info(em, stack_bytes)?;
     }
     Ok(Entries { run, run_f32, stack_bytes })
+}
+
+/// One layer in the order of execution.
+struct Call {
+    function: LayerFn,
+    /// Operands, result, scratch area if the function takes one.
+    places: Vec<Place>,
+    /// The task that computes a part of it, and the most tasks that are worth it.
+    task: Option<(FuncId, usize)>,
+}
+
+/// What an entry point calls when all is checked.
+struct Body {
+    /// (inputs, outputs, arena).
+    serial: FuncId,
+    /// (inputs, outputs, arena, executor) → code; missing if no layer is worth sharing.
+    threaded: Option<FuncId>,
+}
+
+impl Body {
+    /// Runs the network and returns from the entry point.
+    fn call<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, p: &[Value], threads: Value) {
+        if let Some(threaded) = self.threaded {
+            let (alone, shared) = (b.create_block(), b.create_block());
+            let many = b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, threads, 1);
+            b.ins().brif(many, shared, &[], alone, &[]);
+            b.switch_to_block(shared);
+            let code = em.call(b, threaded, &p[..4]);
+            b.ins().return_(&code);
+            b.switch_to_block(alone);
+        }
+        em.call(b, self.serial, &p[..3]);
+        let ok = b.int(I32, i64::from(OK));
+        b.ins().return_(&[ok]);
+    }
 }
 
 /// Kernels shared by the layers of a model.
@@ -148,11 +184,10 @@ impl Model<'_> {
         }
     }
 
-    /// `body`(inputs, outputs, arena): all layers in order, then outputs that are no layer's own result.
-    fn body<M: Module>(&self, em: &mut Emitter<M>) -> Result<FuncId> {
+    /// All layers in order, then outputs that are no layer's own result.
+    fn calls<M: Module>(&self, em: &mut Emitter<M>) -> Result<Vec<Call>> {
         let graph = self.graph;
-        // (function, operands, result, takes the scratch area)
-        let mut calls: Vec<(FuncId, Vec<Place>, Place, bool)> = Vec::new();
+        let mut calls = Vec::new();
         let mut kernels = Kernels::default();
         for (index, id) in self.plan.order.iter().enumerate() {
             let node = graph.node(*id);
@@ -162,36 +197,103 @@ impl Model<'_> {
             let to = self.place_of(*id)?;
             let folded = matches!(node.op, IntOp::Conv(_) | IntOp::Linear(_));
             let operands = if folded { &node.operands()[..1] } else { node.operands() };
-            let from = operands.iter().map(|o| self.place_of(*o)).collect::<Result<Vec<_>>>()?;
-            if matches!(node.op, IntOp::Reshape(_)) && from.first() == Some(&to) {
+            let mut places = operands.iter().map(|o| self.place_of(*o)).collect::<Result<Vec<_>>>()?;
+            if matches!(node.op, IntOp::Reshape(_)) && places.first() == Some(&to) {
                 continue;
             }
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
-            let scratch =
-                matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..) | ConvChoice::Tiles(..)));
-            calls.push((function, from, to, scratch));
+            places.push(to);
+            if matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..) | ConvChoice::Tiles(..))) {
+                places.push(Place::Arena(self.scratch));
+            }
+            let work = self.plan.work.get(id).copied().unwrap_or(0);
+            calls.push(self.shared(em, &name, Call { function, places, task: None }, work)?);
         }
         for (i, port) in graph.outputs.iter().enumerate() {
             let from = self.place_of(port.node)?;
             if from != Place::Output(i) {
                 let copy = movement::copy(em, &format!("output{i}_copy"), graph.ty(port.node).bytes())?;
-                calls.push((copy, vec![from], Place::Output(i), false));
+                calls.push(Call { function: copy.into(), places: vec![from, Place::Output(i)], task: None });
             }
         }
-        em.function("body", Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
-            let tables = [p[0], p[1], p[2]];
-            for (function, from, to, scratch) in calls {
-                let mut arguments: Vec<Value> =
-                    from.iter().chain([&to]).map(|place| self.address(em, b, tables, *place)).collect();
-                if scratch {
-                    arguments.push(b.offset(p[2], self.scratch as i64));
-                }
-                em.call(b, function, &arguments);
+        Ok(calls)
+    }
+
+    /// Adds the task by which threads share a layer, if it can be split and is worth it.
+    fn shared<M: Module>(
+        &self,
+        em: &mut Emitter<M>,
+        name: &str,
+        mut call: Call,
+        nanoseconds: u64,
+    ) -> Result<Call> {
+        let units = call.function.units;
+        let most = if self.options.share_all { units } else { parallel::tasks(units, nanoseconds) };
+        if most >= 2 {
+            let task = parallel::task(em, name, call.function, |em, b, tables| {
+                self.addresses(em, b, tables, &call)
+            })?;
+            call.task = Some((task, most));
+        }
+        Ok(call)
+    }
+
+    fn addresses<M: Module>(
+        &self,
+        em: &mut Emitter<M>,
+        b: &mut Fb<'_>,
+        tables: [Value; 3],
+        call: &Call,
+    ) -> Vec<Value> {
+        call.places.iter().map(|place| self.address(em, b, tables, *place)).collect()
+    }
+
+    /// The calls one after the other.
+    fn serial<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, tables: [Value; 3], calls: &[Call]) {
+        for call in calls {
+            let arguments = self.addresses(em, b, tables, call);
+            call.function.call(em, b, arguments);
+        }
+    }
+
+    /// The same, layers that are worth it shared between the executor's threads.
+    fn threaded<M: Module>(
+        &self,
+        em: &mut Emitter<M>,
+        b: &mut Fb<'_>,
+        tables: [Value; 3],
+        executor: Value,
+        calls: &[Call],
+    ) {
+        let caller = Caller::new(em, b, tables, executor);
+        for call in calls {
+            match call.task {
+                Some((task, most)) => caller.run(em, b, task, most),
+                None => self.serial(em, b, tables, std::slice::from_ref(call)),
             }
+        }
+    }
+
+    /// `body`(inputs, outputs, arena), and `body_threads`(inputs, outputs, arena, executor) → code where there are layers to
+    /// share.
+    fn body<M: Module>(&self, em: &mut Emitter<M>) -> Result<Body> {
+        let calls = self.calls(em)?;
+        let serial = em.function("body", Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
+            self.serial(em, b, [p[0], p[1], p[2]], &calls);
             b.ins().return_(&[]);
             Ok(())
-        })
+        })?;
+        if calls.iter().all(|c| c.task.is_none()) {
+            return Ok(Body { serial, threaded: None });
+        }
+        let threaded = em.function("body_threads", Linkage::Local, Level::Speed, 4, &[I32], |em, b, p| {
+            self.threaded(em, b, [p[0], p[1], p[2]], p[3], &calls);
+            let ok = b.int(I32, i64::from(OK));
+            b.ins().return_(&[ok]);
+            Ok(())
+        })?;
+        Ok(Body { serial, threaded: Some(threaded) })
     }
 
     /// Defines the function of one layer.
@@ -201,7 +303,7 @@ impl Model<'_> {
         kernels: &mut Kernels,
         name: &str,
         id: NodeId,
-    ) -> Result<FuncId> {
+    ) -> Result<LayerFn> {
         let graph = self.graph;
         let node = graph.node(id);
         let (shape, dtype) = (&node.ty.shape, node.ty.dtype);
@@ -215,120 +317,151 @@ impl Model<'_> {
         };
         let dims = |s: &Shape| s.dims4().map_err(|e| Error::internal(&e.at(&node.name)));
         let plane = |s: &Shape| dims(s).map(|[_, h, w, _]| [h, w]);
-        match &node.op {
-            IntOp::Input | IntOp::Const(_) => Err(self.broken(id, "inputs and constants have no code")),
+        Ok(match &node.op {
+            IntOp::Input | IntOp::Const(_) => {
+                return Err(self.broken(id, "inputs and constants have no code"));
+            }
             IntOp::Conv(_) | IntOp::Linear(_) => match self.plan.convs.get(&id) {
-                Some(ConvChoice::Gemm(spec, plan)) => conv::define(em, &mut kernels.gemm, name, spec, plan),
-                Some(ConvChoice::Tiles(spec, plan)) => {
-                    tiles::define(em, &mut kernels.tiles, name, spec, plan)
+                Some(ConvChoice::Gemm(spec, plan)) => {
+                    conv::define(em, &mut kernels.gemm, name, spec, plan)?.into()
                 }
-                Some(ConvChoice::Depthwise(spec)) => window::depthwise(em, name, spec),
-                None => Err(self.broken(id, "the layer was not planned")),
+                Some(ConvChoice::Tiles(spec, plan)) => {
+                    tiles::define(em, &mut kernels.tiles, name, spec, plan)?
+                }
+                Some(ConvChoice::Depthwise(spec)) => window::depthwise(em, name, spec)?.into(),
+                None => return Err(self.broken(id, "the layer was not planned")),
             },
             IntOp::Add(a) => {
                 let output = Output { dtype, zero_point: a.zero_point, lo: a.lo, hi: a.hi };
-                elementwise::add(em, name, a, &sources(), shape, output)
+                elementwise::add(em, name, a, &sources(), shape, output)?.into()
             }
             IntOp::Mul(a) => {
-                elementwise::mul(em, name, &a.requant, &sources(), shape, output(&node.ty, &a.requant))
+                let output = output(&node.ty, &a.requant);
+                elementwise::mul(em, name, &a.requant, &sources(), shape, output)?.into()
             }
             IntOp::Requant(a) => {
-                elementwise::requant(em, name, &a.requant, &sources(), shape, output(&node.ty, &a.requant))
+                let output = output(&node.ty, &a.requant);
+                elementwise::requant(em, name, &a.requant, &sources(), shape, output)?.into()
             }
             IntOp::Lut(_) => {
                 let tables = types.get(1).map_or(1, |t| t.shape[0]);
-                elementwise::lut(em, name, shape, tables, dtype)
+                elementwise::lut(em, name, shape, tables, dtype)?.into()
             }
-            IntOp::MaxPool(w) => window::max_pool(em, name, w, dims(&x.shape)?, plane(shape)?, dtype),
+            IntOp::MaxPool(w) => window::max_pool(em, name, w, dims(&x.shape)?, plane(shape)?, dtype)?.into(),
             IntOp::AvgPool(a) => {
                 let input = (dims(&x.shape)?, x.dtype, x.zero_point());
                 let output = output(&node.ty, &a.requant);
-                window::avg_pool(em, name, &a.window, &a.requant, input, plane(shape)?, output)
+                window::avg_pool(em, name, &a.window, &a.requant, input, plane(shape)?, output)?.into()
             }
             IntOp::Concat(a) => {
                 let shapes: Vec<Shape> = types.iter().map(|t| t.shape.clone()).collect();
-                movement::concat(em, name, a.axis, &shapes, shape, dtype)
+                movement::concat(em, name, a.axis, &shapes, shape, dtype)?.into()
             }
-            IntOp::Slice(a) => movement::slice(em, name, a, &x.shape, shape, dtype),
-            IntOp::Pad(a) => movement::pad(em, name, a, &x.shape, shape, dtype),
-            IntOp::Reshape(_) => movement::copy(em, name, node.ty.bytes()),
-            IntOp::Transpose(a) => movement::transpose(em, name, &a.perm, &x.shape, shape, dtype),
-            IntOp::ResizeNearest(a) => movement::resize_nearest(em, name, a, dims(&x.shape)?, dtype),
-            IntOp::ResizeLinear(a) => nonlinear::resize_linear(em, name, a, dims(&x.shape)?),
+            IntOp::Slice(a) => movement::slice(em, name, a, &x.shape, shape, dtype)?.into(),
+            IntOp::Pad(a) => movement::pad(em, name, a, &x.shape, shape, dtype)?.into(),
+            IntOp::Reshape(_) => movement::copy(em, name, node.ty.bytes())?.into(),
+            IntOp::Transpose(a) => movement::transpose(em, name, &a.perm, &x.shape, shape, dtype)?.into(),
+            IntOp::ResizeNearest(a) => movement::resize_nearest(em, name, a, dims(&x.shape)?, dtype)?.into(),
+            IntOp::ResizeLinear(a) => nonlinear::resize_linear(em, name, a, dims(&x.shape)?)?.into(),
             IntOp::Softmax(_) => {
                 let table = node.operands().get(1).and_then(|t| graph.constant(*t));
                 let table = table.and_then(|t| t.as_i32().ok());
                 // A row's maximum contributes table[0], so the divisor is positive.
                 match table {
                     Some(t) if t.first().is_some_and(|e| *e > 0) && t.iter().all(|e| *e >= 0) => {
-                        nonlinear::softmax(em, name, shape)
+                        nonlinear::softmax(em, name, shape)?.into()
                     }
-                    _ => Err(self.broken(id, "the table of exponentials is not constant, or not positive")),
+                    _ => {
+                        return Err(
+                            self.broken(id, "the table of exponentials is not constant, or not positive")
+                        );
+                    }
                 }
             }
-        }
+        })
     }
 
     /// `PREFIX_run`(inputs, outputs, arena, executor) → code.
-    fn run<M: Module>(&self, em: &mut Emitter<M>, checks: &Checks, body: FuncId) -> Result<FuncId> {
+    fn run<M: Module>(&self, em: &mut Emitter<M>, checks: &Checks, body: &Body) -> Result<FuncId> {
         let name = format!("{}_run", self.options.name);
         em.function(&name, Linkage::Export, Level::Baseline, 4, &[I32], |em, b, p| {
-            checks.emit(em, b, self.graph, p);
-            em.call(b, body, &p[..3]);
-            let ok = b.int(I32, i64::from(OK));
-            b.ins().return_(&[ok]);
+            let threads = checks.emit(em, b, self.graph, p);
+            body.call(em, b, p, threads);
             Ok(())
         })
     }
 
     /// `PREFIX_run_f32`: quantizes into the arena, runs, dequantizes.
-    fn run_f32<M: Module>(&self, em: &mut Emitter<M>, checks: &Checks, body: FuncId) -> Result<FuncId> {
-        let graph = self.graph;
-        let mut edges = Vec::new();
-        for (i, port) in graph.inputs.iter().enumerate() {
-            let name = format!("input{i}_quantize");
-            edges.push(boundary::quantize(em, &name, graph.ty(port.node), port.layout)?);
-        }
-        for (i, port) in graph.outputs.iter().enumerate() {
-            let name = format!("output{i}_dequantize");
-            edges.push(boundary::dequantize(em, &name, graph.ty(port.node), port.layout)?);
-        }
-        let slot = |port: &Port| {
-            let slot = self.memory.slot(port.node).map_err(|e| Error::internal(&e.at(&port.name)))?;
-            Ok(slot.offset as i64)
-        };
-        let inputs = graph.inputs.iter().map(slot).collect::<Result<Vec<i64>>>()?;
-        let outputs = graph.outputs.iter().map(slot).collect::<Result<Vec<i64>>>()?;
+    fn run_f32<M: Module>(&self, em: &mut Emitter<M>, checks: &Checks, body: &Body) -> Result<FuncId> {
+        let f32_body = self.f32_body(em, body)?;
         let name = format!("{}_run_f32", self.options.name);
         em.function(&name, Linkage::Export, Level::Baseline, 4, &[I32], |em, b, p| {
-            checks.emit(em, b, graph, p);
-            let arena = p[2];
-            let table = |b: &mut Fb<'_>, offsets: &[i64]| {
-                let size = 8 * offsets.len().max(1) as u32;
-                let data = StackSlotData::new(StackSlotKind::ExplicitSlot, size, 3);
-                let stack = b.create_sized_stack_slot(data);
-                for (i, offset) in offsets.iter().enumerate() {
-                    let address = b.offset(arena, *offset);
-                    b.ins().stack_store(I64, address, stack, 8 * i as i32);
-                }
-                b.ins().stack_addr(I64, stack, 0)
-            };
-            let (in_table, out_table) = (table(b, &inputs), table(b, &outputs));
-            for (i, offset) in inputs.iter().enumerate() {
-                let from = b.load(I64, p[0], 8 * i as i32);
-                let to = b.offset(arena, *offset);
-                em.call(b, edges[i], &[from, to]);
-            }
-            em.call(b, body, &[in_table, out_table, arena]);
-            for (i, offset) in outputs.iter().enumerate() {
-                let from = b.offset(arena, *offset);
-                let to = b.load(I64, p[1], 8 * i as i32);
-                em.call(b, edges[inputs.len() + i], &[from, to]);
-            }
-            let ok = b.int(I32, i64::from(OK));
-            b.ins().return_(&[ok]);
+            let threads = checks.emit(em, b, self.graph, p);
+            f32_body.call(em, b, p, threads);
             Ok(())
         })
+    }
+
+    /// The bodies of `run_f32`: their tables of inputs and outputs are those of the f32 tensors.
+    fn f32_body<M: Module>(&self, em: &mut Emitter<M>, body: &Body) -> Result<Body> {
+        let graph = self.graph;
+        let slot = |port: &Port| {
+            let slot = self.memory.slot(port.node).map_err(|e| Error::internal(&e.at(&port.name)))?;
+            Ok(Place::Arena(slot.offset))
+        };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for (i, port) in graph.inputs.iter().enumerate() {
+            let (name, ty) = (format!("input{i}_quantize"), graph.ty(port.node));
+            let function = boundary::quantize(em, &name, ty, port.layout)?.into();
+            let call = Call { function, places: vec![Place::Input(i), slot(port)?], task: None };
+            before.push(self.shared(em, &name, call, boundary::nanoseconds(ty))?);
+        }
+        for (i, port) in graph.outputs.iter().enumerate() {
+            let (name, ty) = (format!("output{i}_dequantize"), graph.ty(port.node));
+            let function = boundary::dequantize(em, &name, ty, port.layout)?.into();
+            let call = Call { function, places: vec![slot(port)?, Place::Output(i)], task: None };
+            after.push(self.shared(em, &name, call, boundary::nanoseconds(ty))?);
+        }
+        // A table of addresses in the arena, on the stack.
+        let table = |b: &mut Fb<'_>, places: Vec<Place>, arena: Value| {
+            let data = StackSlotData::new(StackSlotKind::ExplicitSlot, 8 * places.len().max(1) as u32, 3);
+            let stack = b.create_sized_stack_slot(data);
+            for (i, place) in places.iter().enumerate() {
+                if let Place::Arena(offset) = place {
+                    let address = b.offset(arena, *offset as i64);
+                    b.ins().stack_store(I64, address, stack, 8 * i as i32);
+                }
+            }
+            b.ins().stack_addr(I64, stack, 0)
+        };
+        let tables = |b: &mut Fb<'_>, arena: Value| {
+            let inputs = before.iter().map(|c| c.places[1]).collect();
+            let outputs = after.iter().map(|c| c.places[0]).collect();
+            [table(b, inputs, arena), table(b, outputs, arena), arena]
+        };
+        let serial = em.function("f32_body", Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
+            let outer = [p[0], p[1], p[2]];
+            let inner = tables(b, p[2]);
+            self.serial(em, b, outer, &before);
+            em.call(b, body.serial, &inner);
+            self.serial(em, b, outer, &after);
+            b.ins().return_(&[]);
+            Ok(())
+        })?;
+        let Some(threaded) = body.threaded else { return Ok(Body { serial, threaded: None }) };
+        let threaded =
+            em.function("f32_body_threads", Linkage::Local, Level::Speed, 4, &[I32], |em, b, p| {
+                let outer = [p[0], p[1], p[2]];
+                let [inputs, outputs, arena] = tables(b, p[2]);
+                self.threaded(em, b, outer, p[3], &before);
+                let code = em.call(b, threaded, &[inputs, outputs, arena, p[3]])[0];
+                b.refuse(code, E_PARALLEL);
+                self.threaded(em, b, outer, p[3], &after);
+                let ok = b.int(I32, i64::from(OK));
+                b.ins().return_(&[ok]);
+                Ok(())
+            })?;
+        Ok(Body { serial, threaded: Some(threaded) })
     }
 
     /// `PREFIX_info`() → address of the info block, with the stack bound filled in.
@@ -372,10 +505,11 @@ impl Checks {
         Ok(Self { needs_arena: arena_bytes > 0, cpu })
     }
 
-    fn emit<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, graph: &IntGraph, p: &[Value]) {
+    /// Checks the arguments; gives the number of threads (i64).
+    fn emit<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, graph: &IntGraph, p: &[Value]) -> Value {
         let null = |b: &mut Fb<'_>, pointer: Value| {
             let bad = b.ins().icmp_imm_u(IntCC::Equal, pointer, 0);
-            refuse(b, bad, E_NULL);
+            b.refuse(bad, E_NULL);
         };
         for (table, ports) in [(p[0], graph.inputs.len()), (p[1], graph.outputs.len())] {
             null(b, table);
@@ -387,11 +521,10 @@ impl Checks {
         if self.needs_arena {
             null(b, p[2]);
             let low = b.ins().band_imm_u(p[2], ARENA_ALIGN as i64 - 1);
-            refuse(b, low, E_ALIGN);
+            b.refuse(low, E_ALIGN);
         }
-        let executor = b.ins().icmp_imm_u(IntCC::NotEqual, p[3], 0);
-        refuse(b, executor, E_EXECUTOR);
-        let Some((leaf, state)) = self.cpu else { return };
+        let threads = executor_threads(b, p[3]);
+        let Some((leaf, state)) = self.cpu else { return threads };
         // A race between threads is benign: they all find and store the same answer.
         let state = em.address(b, state);
         let known = b.load(I8, state, 0);
@@ -411,18 +544,29 @@ impl Checks {
             |_| vec![known],
         )[0];
         let bad = b.ins().icmp_imm_u(IntCC::NotEqual, answer, 1);
-        refuse(b, bad, E_ISA);
+        b.refuse(bad, E_ISA);
+        threads
     }
 }
 
-/// Returns `code` where `condition` is not 0.
-fn refuse(b: &mut Fb<'_>, condition: Value, code: i32) {
-    let (bad, go) = (b.create_block(), b.create_block());
-    b.ins().brif(condition, bad, &[], go, &[]);
-    b.switch_to_block(bad);
-    let code = b.int(I32, i64::from(code));
-    b.ins().return_(&[code]);
-    b.switch_to_block(go);
+/// Threads of an executor that may be null: 1 without one. An executor that makes no sense is refused.
+fn executor_threads(b: &mut Fb<'_>, executor: Value) -> Value {
+    let given = b.ins().icmp_imm_u(IntCC::NotEqual, executor, 0);
+    b.branch(
+        given,
+        |b| {
+            let size = b.load(I64, executor, offset_of!(Executor, struct_size) as i32);
+            let short = b.ins().icmp_imm_u(IntCC::UnsignedLessThan, size, size_of::<Executor>() as i64);
+            b.refuse(short, E_EXECUTOR);
+            for field in [offset_of!(Executor, threads), offset_of!(Executor, parallel_for)] {
+                let value = b.load(I64, executor, field as i32);
+                let missing = b.ins().icmp_imm_u(IntCC::Equal, value, 0);
+                b.refuse(missing, E_EXECUTOR);
+            }
+            vec![b.load(I64, executor, offset_of!(Executor, threads) as i32)]
+        },
+        |b| vec![b.int(I64, 1)],
+    )[0]
 }
 
 /// A symbol for `perf` and debuggers: position, operator, node.

@@ -7,6 +7,7 @@ use super::{
         tiles::{self, TilePlan},
         window::DepthwisePlan,
     },
+    parallel,
     target::Target,
 };
 use crate::{Code, Error, Result};
@@ -45,6 +46,8 @@ pub struct KernelPlan {
     /// Bytes of the scratch area.
     pub scratch_bytes: usize,
     pub(crate) convs: BTreeMap<NodeId, ConvChoice>,
+    /// Estimated time of each layer on one core in nanoseconds, by which it is decided whether threads share it.
+    pub(crate) work: BTreeMap<NodeId, u64>,
     pub(crate) order: Vec<NodeId>,
 }
 
@@ -68,6 +71,7 @@ pub(crate) fn plan(
 ) -> Result<KernelPlan> {
     let order = graph.topo_order().map_err(|e| Error::internal(&e))?;
     let (mut layers, mut convs, mut scratch) = (Vec::new(), BTreeMap::new(), 0);
+    let mut work = BTreeMap::new();
     for id in &order {
         let node = graph.node(*id);
         if !any_width {
@@ -129,11 +133,12 @@ pub(crate) fn plan(
             | IntOp::ResizeLinear(_)
             | IntOp::Softmax(_) => report.kernel.clone_from(&report.op),
         }
+        work.insert(*id, parallel::nanoseconds(graph, *id, report.macs, target));
         layers.push(report);
     }
     let scratch_bytes = scratch.next_multiple_of(64);
     let arena_bytes = memory.arena_bytes.next_multiple_of(64) + scratch_bytes;
-    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, order })
+    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, work, order })
 }
 
 fn gemm_name(plan: &GemmPlan) -> String {

@@ -38,6 +38,12 @@ fn float(b: &mut Fb<'_>, value: f32) -> Value {
     b.ins().f32const(Ieee32::with_float(value))
 }
 
+/// Rough time of either direction on one core, for the decision whether threads share it.
+pub(crate) fn nanoseconds(ty: &TensorType) -> u64 {
+    // One byte and one float; the layout change makes the accesses of one side strided.
+    ty.shape.count() as u64
+}
+
 /// (f32 tensor, integer tensor).
 pub(crate) fn quantize<M: Module>(
     em: &mut Emitter<M>,

@@ -7,17 +7,24 @@
 //!
 //! Output channels are split into blocks as wide as a tile, the rest into narrower ones; each block has a leaf for its
 //! usual number of pixels and one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row.
+//!
+//! Threads share a layer along its pixels (each reads all weights) or, where the weights are larger than the image, block
+//! by block (each reads all pixels). A thread copies the rows that its own tiles read; rows that two of them read are
+//! written twice with the same bytes, so that no barrier is needed between copying and multiplying.
 use super::conv::ConvSpec;
 use crate::{
     Result,
     codegen::{
         builder::Fb,
         emitter::{Emitter, Level, fail},
+        parallel::{self, LayerFn},
         target::Target,
     },
     ukernel::{Grid, Isa, Rescale, Tile, Weights, pack::Channel, rescale},
 };
-use cranelift_codegen::ir::{FuncRef, InstBuilder, Value};
+use cranelift_codegen::ir::{
+    FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
+};
 use cranelift_module::{DataId, FuncId, Linkage, Module};
 use goshawk_ir::DType;
 use std::collections::BTreeMap;
@@ -32,7 +39,7 @@ pub(crate) struct TilePlan {
     /// Whether that image is a padded copy in the scratch area.
     copied: bool,
     pub scratch: usize,
-    /// Where in the scratch area the tiles keep sums.
+    /// Bytes of stack in which the tiles keep sums.
     sums: usize,
     /// All pixels of all images are one row.
     long_row: bool,
@@ -105,10 +112,9 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         plan.blocks.push(Block { first, columns: count, vectors, weights, pixels });
         first += count;
     }
-    plan.sums = if copied { image.iter().product::<usize>().next_multiple_of(64) } else { 0 };
-    let sums =
+    plan.scratch = if copied { image.iter().product() } else { 0 };
+    plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
-    plan.scratch = plan.sums + sums;
     Ok(plan)
 }
 
@@ -160,14 +166,14 @@ fn choose_rescale(spec: &ConvSpec, target: &Target, channels: &[Channel]) -> Res
 /// Leaves of a model, shared by its layers.
 pub(crate) type Leaves = BTreeMap<Vec<u8>, FuncId>;
 
-/// Defines the layer's function: (input, result, scratch).
+/// Defines the layer's function: (input, result, scratch, and the range of units if it can be split).
 pub(crate) fn define<M: Module>(
     em: &mut Emitter<M>,
     leaves: &mut Leaves,
     name: &str,
     spec: &ConvSpec,
     plan: &TilePlan,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     let mut blocks = Vec::new();
     for block in &plan.blocks {
         let mut leaf = |em: &mut Emitter<M>, pixels: usize| -> Result<Option<FuncId>> {
@@ -188,7 +194,9 @@ pub(crate) fn define<M: Module>(
         let (weights, epilogue) = plan.constants(em, name, spec, block)?;
         blocks.push((*block, usual, rest, weights, epilogue));
     }
-    em.function(name, Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
+    let shared = plan.shared(spec);
+    let params = if shared.is_some() { 5 } else { 3 };
+    let id = em.function(name, Linkage::Local, Level::Speed, params, &[], |em, b, p| {
         let blocks: Vec<BlockCode> = blocks
             .iter()
             .map(|(block, usual, rest, weights, epilogue)| BlockCode {
@@ -199,23 +207,70 @@ pub(crate) fn define<M: Module>(
                 epilogue: em.address(b, *epilogue),
             })
             .collect();
-        let [n, h, w, c] = spec.input;
-        let result = plan.rows * plan.columns * plan.pixel_bytes(spec);
-        let images = if plan.long_row { 1 } else { n };
-        b.repeat(images, &[p[0], p[1]], |b, v| {
-            let image = if plan.copied {
-                plan.copy_padded(b, spec, v[0], p[2]);
-                p[2]
-            } else {
-                v[0]
-            };
-            let sums = b.offset(p[2], plan.sums as i64);
-            plan.multiply(b, spec, &blocks, [image, v[1], sums]);
-            vec![b.offset(v[0], (h * w * c) as i64), b.offset(v[1], result as i64)]
-        });
+        let sums = plan.sums_on_stack(b);
+        if let Some(shared) = &shared {
+            let parts = shared.parts(b, plan, [p[3], p[4]]);
+            plan.image(b, spec, &blocks, &parts, [p[0], p[1], p[2], sums]);
+        } else {
+            let [n, h, w, c] = spec.input;
+            let result = plan.rows * plan.columns * plan.pixel_bytes(spec);
+            let parts = plan.whole(b);
+            b.repeat(n, &[p[0], p[1]], |b, v| {
+                plan.image(b, spec, &blocks, &parts, [v[0], v[1], p[2], sums]);
+                vec![b.offset(v[0], (h * w * c) as i64), b.offset(v[1], result as i64)]
+            });
+        }
         b.ins().return_(&[]);
         Ok(())
-    })
+    })?;
+    Ok(LayerFn { id, units: shared.map_or(0, |s| s.units(plan)) })
+}
+
+/// How threads share a layer of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shared {
+    /// Every thread computes all channels of its rows (of its tiles of the long row).
+    Pixels,
+    /// Rows block by block: a thread reads only its blocks' weights.
+    Channels,
+}
+
+impl Shared {
+    fn units(self, plan: &TilePlan) -> usize {
+        let items = plan.blocks.iter().map(|b| plan.items(b));
+        match self {
+            Self::Pixels => items.max().unwrap_or(0),
+            Self::Channels => items.sum(),
+        }
+    }
+
+    /// The range of rows to copy, and of rows or tiles of every block.
+    fn parts(self, b: &mut Fb<'_>, plan: &TilePlan, range: [Value; 2]) -> Parts {
+        let units = self.units(plan);
+        let mut first = 0;
+        let blocks = plan.blocks.iter().map(|block| {
+            let items = plan.items(block);
+            first += items;
+            match self {
+                Self::Pixels => parallel::scaled(b, range, units, items),
+                Self::Channels => parallel::within(b, range, first - items, items),
+            }
+        });
+        let blocks = blocks.collect();
+        let rows = match self {
+            Self::Pixels => range,
+            Self::Channels => [b.int(I64, 0), b.int(I64, plan.rows as i64)],
+        };
+        Parts { rows, blocks }
+    }
+}
+
+/// What a call computes, as ranges.
+struct Parts {
+    /// Output rows whose windows are copied.
+    rows: [Value; 2],
+    /// For each block rows, or tiles of the long row.
+    blocks: Vec<[Value; 2]>,
 }
 
 struct BlockCode {
@@ -328,8 +383,68 @@ impl TilePlan {
         Ok((weights, em.rodata(&format!("{name}_requant"), epilogue)?))
     }
 
-    /// Copies one image into the scratch area, with borders and padded channels.
-    fn copy_padded(&self, b: &mut Fb<'_>, spec: &ConvSpec, input: Value, scratch: Value) {
+    /// How threads share the layer. Several images that go through one scratch area, or in different rows, are not
+    /// shared.
+    fn shared(&self, spec: &ConvSpec) -> Option<Shared> {
+        if spec.input[0] > 1 && !self.long_row {
+            return None;
+        }
+        let image: usize = spec.input.iter().product();
+        let weights = spec.weights.len() / if spec.int4 { 2 } else { 1 };
+        Some(if weights > image { Shared::Channels } else { Shared::Pixels })
+    }
+
+    /// What threads cannot share further: a row, a tile of the long row.
+    fn items(&self, block: &Block) -> usize {
+        if self.long_row { self.columns.div_ceil(block.pixels) } else { self.rows }
+    }
+
+    /// All of one image.
+    fn whole(&self, b: &mut Fb<'_>) -> Parts {
+        let all = |b: &mut Fb<'_>, count: usize| [b.int(I64, 0), b.int(I64, count as i64)];
+        let blocks = self.blocks.iter().map(|block| all(b, self.items(block))).collect();
+        Parts { rows: all(b, self.rows), blocks }
+    }
+
+    /// Address of the sums: a stack slot, aligned by hand because frames are to 16 bytes only.
+    fn sums_on_stack(&self, b: &mut Fb<'_>) -> Value {
+        if self.sums == 0 {
+            return b.int(I64, 0);
+        }
+        let size = self.sums as u32 + 48;
+        let slot = b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, size, 4));
+        let address = b.ins().stack_addr(I64, slot, 63);
+        b.ins().band_imm_s(address, -64)
+    }
+
+    /// Copies the windows of a part of one image if need be, and computes the part.
+    fn image(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        blocks: &[BlockCode],
+        parts: &Parts,
+        [input, out, scratch, sums]: [Value; 4],
+    ) {
+        let image = if self.copied {
+            self.copy_padded(b, spec, parts.rows, input, scratch);
+            scratch
+        } else {
+            input
+        };
+        self.multiply(b, spec, blocks, parts, [image, out, sums]);
+    }
+
+    /// Copies what the windows of the output rows `begin..end` read into the scratch area, with borders and padded
+    /// channels.
+    fn copy_padded(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        [begin, end]: [Value; 2],
+        input: Value,
+        scratch: Value,
+    ) {
         let [rows, columns, channels] = self.image;
         let [_, h, w, c] = spec.input;
         let [top, left, ..] = spec.window.pads;
@@ -337,11 +452,35 @@ impl TilePlan {
         let (top, left) = (top.min(rows), left.min(columns));
         // Strides may leave the last rows and columns of the input unread.
         let (inner_rows, inner_columns) = (h.min(rows - top), w.min(columns - left));
-        let row_bytes = columns * channels;
-        b.fill(scratch, top * row_bytes, zero);
-        let from = b.offset(scratch, (top * row_bytes) as i64);
+        let row_bytes = (columns * channels) as i64;
+        let stride = spec.window.stride[0] as i64;
+        let window = ((spec.kernel[0] - 1) * spec.window.dilation[0] + 1) as i64;
+        let first = b.ins().imul_imm_s(begin, stride);
+        let last = b.offset(end, -1);
+        let last = b.ins().imul_imm_s(last, stride);
+        let range = [first, b.offset(last, window)];
+
+        let border = |b: &mut Fb<'_>, from: usize, count: usize| {
+            if count == 0 {
+                return;
+            }
+            let [begin, end] = parallel::within(b, range, from, count);
+            let first = b.offset(scratch, from as i64 * row_bytes);
+            let to = b.index(first, begin, row_bytes);
+            b.repeat_range([begin, end], &[to], |b, _, v| {
+                b.fill(v[0], columns * channels, zero);
+                vec![b.offset(v[0], row_bytes)]
+            });
+        };
+        border(b, 0, top);
+        border(b, top + inner_rows, rows - top - inner_rows);
+
+        let inner = parallel::within(b, range, top, inner_rows);
+        let from = b.index(input, inner[0], (w * c) as i64);
+        let first = b.offset(scratch, top as i64 * row_bytes);
+        let to = b.index(first, inner[0], row_bytes);
         let right = columns - left - inner_columns;
-        let end = b.repeat(inner_rows, &[input, from], |b, v| {
+        b.repeat_range(inner, &[from, to], |b, _, v| {
             b.fill(v[1], left * channels, zero);
             let to = b.offset(v[1], (left * channels) as i64);
             if c == channels {
@@ -351,38 +490,69 @@ impl TilePlan {
             }
             let to = b.offset(to, (inner_columns * channels) as i64);
             b.fill(to, right * channels, zero);
-            vec![b.offset(v[0], (w * c) as i64), b.offset(v[1], row_bytes as i64)]
+            vec![b.offset(v[0], (w * c) as i64), b.offset(v[1], row_bytes)]
         });
-        b.fill(end[1], (rows - top - inner_rows) * row_bytes, zero);
     }
 
-    /// All tiles of one image, block by block.
+    /// Tiles of a part of one image, block by block.
     fn multiply(
         &self,
         b: &mut Fb<'_>,
         spec: &ConvSpec,
         blocks: &[BlockCode],
+        parts: &Parts,
         [image, out, sums]: [Value; 3],
     ) {
         let [_, width, channels] = self.image;
         let row_in = (spec.window.stride[0] * width * channels) as i64;
         let row_out = (self.columns * self.pixel_bytes(spec)) as i64;
-        for code in blocks {
+        for (code, range) in blocks.iter().zip(&parts.blocks) {
             let out = b.offset(out, spec.output.dtype.bytes(code.block.first) as i64);
             let pixels = code.block.pixels;
             let step_in = (pixels * spec.window.stride[1] * channels) as i64;
             let step_out = (pixels * self.pixel_bytes(spec)) as i64;
-            b.repeat(self.rows, &[image, out], |b, v| {
-                let mut end = vec![v[0], v[1]];
+            let usual = |b: &mut Fb<'_>, t: &[Value]| {
                 if let Some(usual) = code.usual {
-                    end = b.repeat(self.columns / pixels, &end, |b, t| {
-                        b.ins().call(usual, &[t[0], code.weights, t[1], code.epilogue, sums]);
-                        vec![b.offset(t[0], step_in), b.offset(t[1], step_out)]
-                    });
+                    b.ins().call(usual, &[t[0], code.weights, t[1], code.epilogue, sums]);
                 }
+                vec![b.offset(t[0], step_in), b.offset(t[1], step_out)]
+            };
+            let rest = |b: &mut Fb<'_>, t: &[Value]| {
                 if let Some(rest) = code.rest {
-                    b.ins().call(rest, &[end[0], code.weights, end[1], code.epilogue, sums]);
+                    b.ins().call(rest, &[t[0], code.weights, t[1], code.epilogue, sums]);
                 }
+            };
+            let whole = self.columns / pixels;
+            let [begin, end] = *range;
+            if self.long_row {
+                let from = b.index(image, begin, step_in);
+                let to = b.index(out, begin, step_out);
+                let tiles = b.int(I64, whole as i64);
+                let stop = b.ins().smin(end, tiles);
+                b.repeat_range([begin, stop], &[from, to], |b, _, t| usual(b, t));
+                if code.rest.is_some() {
+                    // The shorter tile is the last one: it belongs to the range that ends behind it.
+                    let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
+                    let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
+                    let last = b.ins().band(some, behind);
+                    let from = b.offset(image, whole as i64 * step_in);
+                    let to = b.offset(out, whole as i64 * step_out);
+                    b.branch(
+                        last,
+                        |b| {
+                            rest(b, &[from, to]);
+                            vec![]
+                        },
+                        |_| vec![],
+                    );
+                }
+                continue;
+            }
+            let from = b.index(image, begin, row_in);
+            let to = b.index(out, begin, row_out);
+            b.repeat_range([begin, end], &[from, to], |b, _, v| {
+                let t = b.repeat(whole, v, usual);
+                rest(b, &t);
                 vec![b.offset(v[0], row_in), b.offset(v[1], row_out)]
             });
         }
