@@ -41,7 +41,12 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         _ => Rescale::Float,
     };
     let row_stride = r.pick(&[4, run, run + 4, 2 * run]);
-    let kernel_row_stride = (rows - 1) * row_stride + run + r.below(9);
+    // A tile in one line of the image, or over several.
+    let line = r.pick(&[rows, rows, rows.div_ceil(2), 1]);
+    let line_stride = (line - 1) * row_stride + run + r.below(9);
+    let last_pixel = (rows - 1) / line * line_stride + (rows - 1) % line * row_stride;
+    let far = last_pixel + run + r.below(9);
+    let kernel_row_stride = r.pick(&[line_stride, far]);
     let (zero_point, clamp) = match grid {
         Grid::U8 => {
             let zp = r.pick(&[0, 7, 128, 255]);
@@ -58,6 +63,8 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         kernel_rows,
         run,
         row_stride,
+        line,
+        line_stride,
         kernel_row_stride,
         out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
         zero_point,
@@ -71,7 +78,8 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         (Isa::Avx2, Weights::Int8) => 64,
         _ => 127,
     };
-    let span = (kernel_rows - 1) * kernel_row_stride + (rows - 1) * row_stride + run;
+    let furthest = (0..rows).map(|i| tile.pixel(i)).max().unwrap_or(0);
+    let span = (kernel_rows - 1) * kernel_row_stride + furthest + run;
     let activations = (0..span).map(|_| if extreme { 255 } else { r.below(256) as u8 }).collect();
     let channel_weights = (0..columns)
         .map(|_| {
@@ -106,7 +114,7 @@ fn expected(case: &Case) -> Vec<i32> {
         for (channel, weights) in case.channels.iter().zip(&case.weights) {
             let mut acc = channel.bias;
             for k in 0..t.depth() {
-                let at = row * t.row_stride + (k / t.run) * t.kernel_row_stride + k % t.run;
+                let at = t.pixel(row) + (k / t.run) * t.kernel_row_stride + k % t.run;
                 acc += i32::from(case.activations[at]) * i32::from(weights[k]);
             }
             let requant = Requant {

@@ -69,6 +69,10 @@ pub struct Tile {
     pub run: usize,
     /// Activation bytes from one output pixel to the next.
     pub row_stride: usize,
+    /// Output pixels of one line of the image; the tile may span several.
+    pub line: usize,
+    /// Activation bytes from one line's first pixel to the next one's.
+    pub line_stride: usize,
     /// Activation bytes from one kernel row to the next.
     pub kernel_row_stride: usize,
     /// Output bytes from one output pixel to the next.
@@ -82,6 +86,11 @@ pub struct Tile {
 }
 
 impl Tile {
+    /// Activation bytes from the first output pixel to pixel `row`.
+    pub const fn pixel(&self, row: usize) -> usize {
+        row / self.line * self.line_stride + row % self.line * self.row_stride
+    }
+
     /// Bytes of K: kernel rows × run.
     pub const fn depth(&self) -> usize {
         self.kernel_rows * self.run

@@ -8,5 +8,6 @@ pub(crate) mod movement;
 pub(crate) mod nonlinear;
 pub(crate) mod pack;
 pub(crate) mod rescale;
+mod tile_shape;
 pub(crate) mod tiles;
 pub(crate) mod window;

@@ -1,17 +1,20 @@
 //! Convolutions and linear layers by assembled tiles (`crate::ukernel`), for x86-64 with AVX2 or AVX-512 VNNI.
 //!
 //! Direct convolution: for each kernel row a tile reads one contiguous run of NHWC bytes per output pixel, at constant
-//! distances. Padding, and channel counts that are no multiple of 4, are met by copying the image once into the arena's
-//! scratch area, borders as the zero point (their x̂ is 0) and missing channels next to zero weights; a copy costs one
-//! pass over the input where the convolution makes kernel rows × columns of them. No tensor is read outside its bounds.
+//! distances. Padding, and runs that are no multiple of 4 bytes, are met by copying the image once into the arena's
+//! scratch area, borders as the zero point (their x̂ is 0), up to three bytes behind a run next to zero weights; a copy
+//! costs one pass over the input where the convolution makes kernel rows × columns of them. No tensor is read outside its
+//! bounds.
 //!
-//! Output channels are split into blocks as wide as a tile, the rest into narrower ones; each block has a leaf for its
-//! usual number of pixels and one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row.
+//! Output channels are split into blocks ([`super::tile_shape`] says how wide); each block has a leaf for its usual number
+//! of pixels and one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row; of narrow images
+//! a tile takes several rows.
 //!
 //! Threads share a layer along its pixels (each reads all weights) or, where the weights are larger than the image, block
 //! by block (each reads all pixels). A thread copies the rows that its own tiles read; rows that two of them read are
 //! written twice with the same bytes, so that no barrier is needed between copying and multiplying.
 use super::conv::ConvSpec;
+use super::tile_shape::Work;
 use crate::{
     Result,
     codegen::{
@@ -46,6 +49,8 @@ pub(crate) struct TilePlan {
     /// Rows and columns of the loops.
     rows: usize,
     columns: usize,
+    /// Rows of a tile: more than one where a tile has room for several whole rows.
+    lines: usize,
     rescale: Rescale,
     channels: Vec<Channel>,
 }
@@ -71,14 +76,14 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         return Err(Some("taps of a kernel row are not neighbours (dilation)".into()));
     }
     let [n, h, w, c] = spec.input;
-    let copied = spec.window.pads != [0; 4] || c % 4 != 0;
+    let copied = spec.window.pads != [0; 4] || spec.kernel[1] * c % 4 != 0;
     let image = if copied {
         let need = |axis: usize| {
             (spec.out[axis] - 1) * spec.window.stride[axis]
                 + (spec.kernel[axis] - 1) * spec.window.dilation[axis]
                 + 1
         };
-        [need(0), need(1), c.next_multiple_of(4)]
+        [need(0), need(1), c]
     } else {
         [h, w, c]
     };
@@ -97,22 +102,12 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         long_row,
         rows,
         columns,
+        lines: 1,
         rescale,
         channels,
     };
-    let mut first = 0;
-    while first < spec.channels {
-        let left = (spec.channels - first).div_ceil(isa.lanes());
-        let vectors = isa.vectors().iter().copied().find(|v| *v <= left).unwrap_or(1);
-        let count = (vectors * isa.lanes()).min(spec.channels - first);
-        let weights = plan.choose_weights(spec, first..first + count, vectors);
-        // Tiles of a row are as equal as can be, so that none is a nearly empty rest.
-        let tiles = columns.div_ceil(isa.max_rows(weights, vectors));
-        let pixels = columns.div_ceil(tiles);
-        plan.blocks.push(Block { first, columns: count, vectors, weights, pixels });
-        first += count;
-    }
-    plan.scratch = if copied { image.iter().product() } else { 0 };
+    plan.choose_blocks(spec);
+    plan.scratch = if copied { image.iter().product::<usize>() + SLACK } else { 0 };
     plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
     Ok(plan)
@@ -163,6 +158,9 @@ fn choose_rescale(spec: &ConvSpec, target: &Target, channels: &[Channel]) -> Res
     }
 }
 
+/// Bytes behind a copied image that its last run may read.
+const SLACK: usize = 4;
+
 /// Leaves of a model, shared by its layers.
 pub(crate) type Leaves = BTreeMap<Vec<u8>, FuncId>;
 
@@ -190,7 +188,7 @@ pub(crate) fn define<M: Module>(
             Ok(Some(id))
         };
         let usual = leaf(em, block.pixels)?;
-        let rest = leaf(em, plan.columns % block.pixels)?;
+        let rest = leaf(em, plan.rest(block))?;
         let (weights, epilogue) = plan.constants(em, name, spec, block)?;
         blocks.push((*block, usual, rest, weights, epilogue));
     }
@@ -258,6 +256,12 @@ impl Shared {
         });
         let blocks = blocks.collect();
         let rows = match self {
+            Self::Pixels if plan.lines > 1 => {
+                let lines = plan.lines as i64;
+                let [begin, end] = range.map(|v| b.ins().imul_imm_s(v, lines));
+                let rows = b.int(I64, plan.rows as i64);
+                [begin, b.ins().smin(end, rows)]
+            }
             Self::Pixels => range,
             Self::Channels => [b.int(I64, 0), b.int(I64, plan.rows as i64)],
         };
@@ -282,6 +286,73 @@ struct BlockCode {
 }
 
 impl TilePlan {
+    /// Splits the output channels into blocks and gives the tiles their shape, by the lowest cost.
+    fn choose_blocks(&mut self, spec: &ConvSpec) {
+        let mut best: Option<(f64, usize, Vec<Block>)> = None;
+        for widest in self.isa.vectors() {
+            let (mut blocks, mut works) = (Vec::new(), Vec::new());
+            let mut first = 0;
+            while first < spec.channels {
+                let left = (spec.channels - first).div_ceil(self.isa.lanes());
+                let fits = |v: &usize| *v <= left && v <= widest;
+                let vectors = self.isa.vectors().iter().copied().find(fits).unwrap_or(1);
+                let count = (vectors * self.isa.lanes()).min(spec.channels - first);
+                let weights = self.choose_weights(spec, first..first + count, vectors);
+                works.push(self.work(spec, weights, vectors));
+                blocks.push(Block { first, columns: count, vectors, weights, pixels: 0 });
+                first += count;
+            }
+            // All blocks have tiles of as many rows, so that threads share them alike.
+            let room = works.iter().map(|w| self.isa.max_rows(w.weights, w.vectors) / self.columns).min();
+            let most = if self.long_row { 1 } else { room.unwrap_or(1).min(self.rows).max(1) };
+            for lines in 1..=most {
+                let mut cost = 0.0;
+                for (block, work) in blocks.iter_mut().zip(&works) {
+                    let (pixels, cycles) = match lines {
+                        1 => work.in_row(),
+                        _ => (lines * self.columns, work.cycles(lines, lines * self.columns)),
+                    };
+                    block.pixels = pixels;
+                    cost += cycles;
+                }
+                if best.as_ref().is_none_or(|b| cost < b.0) {
+                    best = Some((cost, lines, blocks.clone()));
+                }
+            }
+        }
+        if let Some((_, lines, blocks)) = best {
+            (self.lines, self.blocks) = (lines, blocks);
+        }
+    }
+
+    fn work(&self, spec: &ConvSpec, weights: Weights, vectors: usize) -> Work {
+        Work {
+            isa: self.isa,
+            weights,
+            rescale: self.rescale,
+            vectors,
+            depth: spec.kernel[0] * self.run(spec),
+            rows: self.rows,
+            columns: self.columns,
+            image: self.image.iter().product(),
+        }
+    }
+
+    /// Activation bytes of one kernel row: its taps, then up to three that meet zero weights.
+    fn run(&self, spec: &ConvSpec) -> usize {
+        (spec.kernel[1] * self.image[2]).next_multiple_of(4)
+    }
+
+    /// Whether tiles follow each other in one dimension: along the long row, or down the image by several rows each.
+    fn one_dimensional(&self) -> bool {
+        self.long_row || self.lines > 1
+    }
+
+    /// Pixels of the tile behind the usual ones, 0 for none.
+    fn rest(&self, block: &Block) -> usize {
+        if self.lines > 1 { self.rows % self.lines * self.columns } else { self.columns % block.pixels }
+    }
+
     /// Name of the kernel for reports.
     pub fn name(&self) -> String {
         let widest = self.blocks.iter().max_by_key(|b| b.vectors);
@@ -315,8 +386,10 @@ impl TilePlan {
             vectors: block.vectors,
             columns: block.columns,
             kernel_rows: spec.kernel[0],
-            run: spec.kernel[1] * channels,
+            run: self.run(spec),
             row_stride: spec.window.stride[1] * channels,
+            line: if self.lines > 1 { self.columns } else { pixels },
+            line_stride: spec.window.stride[0] * width * channels,
             kernel_row_stride: spec.window.dilation[0] * width * channels,
             out_stride: self.pixel_bytes(spec),
             zero_point: spec.output.zero_point,
@@ -325,20 +398,19 @@ impl TilePlan {
         }
     }
 
-    /// Weights of a channel as tiles read them: missing input channels are zeros.
+    /// Weights of a channel as tiles read them: zeros behind the taps of a kernel row.
     fn padded_weights(&self, spec: &ConvSpec, channel: usize) -> Vec<i8> {
-        let (have, want) = (spec.input[3], self.image[2]);
-        let taps = &spec.weights[channel * spec.k()..(channel + 1) * spec.k()];
-        let mut row = vec![0i8; taps.len() / have * want];
-        for (to, tap) in row.chunks_mut(want).zip(taps.chunks(have)) {
-            to[..have].copy_from_slice(tap);
-        }
-        row
+        let (taps, run) = (spec.kernel[1] * spec.input[3], self.run(spec));
+        let weights = &spec.weights[channel * spec.k()..(channel + 1) * spec.k()];
+        weights
+            .chunks(taps)
+            .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0, run - taps)))
+            .collect()
     }
 
     /// The fastest exact form of the weights of a block.
     fn choose_weights(&self, spec: &ConvSpec, channels: std::ops::Range<usize>, vectors: usize) -> Weights {
-        let steps = spec.kernel[1] * self.image[2] / 4;
+        let steps = self.run(spec) / 4;
         // Where a step has one vector only, two steps of k share a byte.
         let paired = spec.int4 && (vectors > 1 || steps.is_multiple_of(2));
         match self.isa {
@@ -396,7 +468,7 @@ impl TilePlan {
 
     /// What threads cannot share further: a row, a tile of the long row.
     fn items(&self, block: &Block) -> usize {
-        if self.long_row { self.columns.div_ceil(block.pixels) } else { self.rows }
+        if self.long_row { self.columns.div_ceil(block.pixels) } else { self.rows.div_ceil(self.lines) }
     }
 
     /// All of one image.
@@ -483,15 +555,14 @@ impl TilePlan {
         b.repeat_range(inner, &[from, to], |b, _, v| {
             b.fill(v[1], left * channels, zero);
             let to = b.offset(v[1], (left * channels) as i64);
-            if c == channels {
-                b.copy(v[0], to, inner_columns * c);
-            } else {
-                widen_channels(b, v[0], to, [inner_columns, c, channels]);
-            }
+            b.copy(v[0], to, inner_columns * c);
             let to = b.offset(to, (inner_columns * channels) as i64);
             b.fill(to, right * channels, zero);
             vec![b.offset(v[0], (w * c) as i64), b.offset(v[1], row_bytes)]
         });
+        // What the last run reads behind the image meets zero weights, but shall not be undefined.
+        let behind = b.offset(scratch, rows as i64 * row_bytes);
+        b.fill(behind, SLACK, zero);
     }
 
     /// Tiles of a part of one image, block by block.
@@ -509,7 +580,10 @@ impl TilePlan {
         for (code, range) in blocks.iter().zip(&parts.blocks) {
             let out = b.offset(out, spec.output.dtype.bytes(code.block.first) as i64);
             let pixels = code.block.pixels;
-            let step_in = (pixels * spec.window.stride[1] * channels) as i64;
+            let step_in = match self.lines {
+                1 => (pixels * spec.window.stride[1] * channels) as i64,
+                lines => lines as i64 * row_in,
+            };
             let step_out = (pixels * self.pixel_bytes(spec)) as i64;
             let usual = |b: &mut Fb<'_>, t: &[Value]| {
                 if let Some(usual) = code.usual {
@@ -522,9 +596,9 @@ impl TilePlan {
                     b.ins().call(rest, &[t[0], code.weights, t[1], code.epilogue, sums]);
                 }
             };
-            let whole = self.columns / pixels;
+            let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
             let [begin, end] = *range;
-            if self.long_row {
+            if self.one_dimensional() {
                 let from = b.index(image, begin, step_in);
                 let to = b.index(out, begin, step_out);
                 let tiles = b.int(I64, whole as i64);
@@ -564,24 +638,4 @@ fn pair_bound(pair: &[i8]) -> i32 {
     let positive: i32 = pair.iter().map(|w| i32::from(*w).max(0)).sum();
     let negative: i32 = pair.iter().map(|w| i32::from(*w).min(0)).sum();
     positive.max(-negative)
-}
-
-/// Copies pixels of `have` channels to pixels of `want` channels; the channels between have zero weights.
-fn widen_channels(b: &mut Fb<'_>, from: Value, to: Value, [pixels, have, want]: [usize; 3]) {
-    // Three channels to four, the usual first layer: four pixels by one shuffle of 16 bytes, of which 12 count, as
-    // long as those 16 lie inside the row.
-    let by_four = if (have, want) == (3, 4) { (pixels * 3).saturating_sub(4) / 12 } else { 0 };
-    let end = b.repeat(by_four, &[from, to], |b, v| {
-        let x = b.load(cranelift_codegen::ir::types::I8X16, v[0], 0);
-        let picks = (0..16u8).map(|i| if i % 4 == 3 { 0 } else { i / 4 * 3 + i % 4 });
-        let wide = b.shuffle(x, x, picks);
-        b.store(wide, v[1], 0);
-        vec![b.offset(v[0], 12), b.offset(v[1], 16)]
-    });
-    b.repeat(pixels - 4 * by_four, &end, |b, v| {
-        b.copy(v[0], v[1], have);
-        let beyond = b.offset(v[1], have as i64);
-        b.fill(beyond, want - have, [0; 8]);
-        vec![b.offset(v[0], have as i64), b.offset(v[1], want as i64)]
-    });
 }

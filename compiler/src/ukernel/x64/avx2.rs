@@ -194,7 +194,7 @@ impl<'a> Kernel<'a> {
         let tile = self.tile;
         let weight = |v: usize, part: usize| ymmword_ptr(r::rsi + (at + (v * 2 + part) * 32) as i32);
         let byte_weight = |v: usize| ymmword_ptr(r::rsi + (at + v * 32) as i32);
-        let activations = |row: usize| dword_ptr(r::r9 + (row * tile.row_stride + step * 4) as i32);
+        let activations = |row: usize| dword_ptr(r::r9 + (tile.pixel(row) + step * 4) as i32);
         match tile.weights {
             Weights::Int8 | Weights::Int4Times16 => {
                 for row in 0..tile.rows {

@@ -164,7 +164,7 @@ impl<'a> Kernel<'a> {
             }
             for row in 0..tile.rows {
                 let b = broadcasts[row % broadcasts.len()];
-                self.asm.vpbroadcastd(b, dword_ptr(r::r9 + (row * tile.row_stride + step * 4) as i32))?;
+                self.asm.vpbroadcastd(b, dword_ptr(r::r9 + (tile.pixel(row) + step * 4) as i32))?;
                 for v in 0..tile.vectors {
                     let register = if pairs && tile.vectors == 1 { step % 2 } else { v };
                     match weights.get(register) {
