@@ -8,6 +8,7 @@ pub mod bits;
 pub mod bn_fold;
 pub mod calibrate;
 pub mod fuse;
+pub mod gradient;
 pub mod int_simplify;
 pub mod lower;
 pub mod memory;

@@ -4,6 +4,7 @@
 //! which depend on the grouping (moving averages, sums of floats) are the same on every machine.
 use super::progress::{self, Progress};
 use crate::{Error, Result};
+use goshawk_passes::gradient::Workers;
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -87,6 +88,31 @@ pub fn shards<A: Send>(
     }
 }
 
+/// Threads for the gradient engine, which has none of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads(pub usize);
+
+impl Workers for Threads {
+    fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    return;
+                }
+                work(task);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.0.clamp(1, tasks.max(1)) {
+                scope.spawn(worker);
+            }
+            worker();
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +130,17 @@ mod tests {
         assert_eq!(run(1).concat(), (0..21).collect::<Vec<_>>());
         assert_eq!(run(1), run(3));
         assert_eq!(shards(0, 2, &Silent, || (), |(), _| Ok(())).expect("empty").len(), 0);
+    }
+
+    #[test]
+    fn workers_do_every_task_once() {
+        for threads in [1, 3, 40] {
+            let done: Vec<AtomicUsize> = (0..17).map(|_| AtomicUsize::new(0)).collect();
+            Threads(threads).run(17, &|task| {
+                done[task].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(done.iter().all(|d| d.load(Ordering::Relaxed) == 1), "{threads} threads");
+        }
     }
 
     #[test]
