@@ -43,7 +43,15 @@ impl Workers for Threads {
 const RELU6: Clamp = Clamp { lo: 0.0, hi: 6.0 };
 
 /// He initialisation, padding of half the kernel.
-fn conv(n: &mut Net, x: NodeId, out: usize, k: usize, stride: usize, groups: usize, clamp: Option<Clamp>) -> NodeId {
+fn conv(
+    n: &mut Net,
+    x: NodeId,
+    out: usize,
+    k: usize,
+    stride: usize,
+    groups: usize,
+    clamp: Option<Clamp>,
+) -> NodeId {
     let c = n.shape(x)[1];
     let limit = (6.0 / (c / groups * k * k) as f32).sqrt() * if clamp.is_some() { 1.0 } else { 0.5 };
     let w = n.random(&[out, c / groups, k, k], -limit, limit);
@@ -94,7 +102,15 @@ fn mobilenetv2() -> FloatGraph {
     let x = n.input(&[1, 3, 224, 224]);
     let mut x = conv(&mut n, x, 32, 3, 2, 1, Some(RELU6));
     // Expansion, channels, repetitions, stride (Sandler et al., "MobileNetV2", 2018, table 2).
-    let table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
+    let table = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ];
     for (expansion, out, repetitions, stride) in table {
         for i in 0..repetitions {
             let c = n.shape(x)[1];
@@ -131,7 +147,11 @@ fn measure(name: &str, g: &FloatGraph, samples: usize, threads: &[usize]) {
     let engine = Engine::<f32>::new(g).unwrap();
     let shape = g.ty(g.inputs[0].node).shape.clone();
     let x: Vec<Vec<Tensor>> = (0..samples)
-        .map(|i| vec![Tensor::from_f32(shape.clone(), random::gaussian::<f32>(1, i as u64, shape.count())).unwrap()])
+        .map(|i| {
+            vec![
+                Tensor::from_f32(shape.clone(), random::gaussian::<f32>(1, i as u64, shape.count())).unwrap(),
+            ]
+        })
         .collect();
     let labels: Vec<usize> = (0..samples).map(|i| i % 10).collect();
     let mut v = Parts::new();
@@ -141,8 +161,7 @@ fn measure(name: &str, g: &FloatGraph, samples: usize, threads: &[usize]) {
     for &threads in threads {
         let workers = Threads(threads);
         let loss = Loss::CrossEntropy(&labels);
-        let (gradient, _) =
-            best(3, || engine.linearise(&x, &loss, Keep::Nothing, &workers).unwrap().loss);
+        let (gradient, _) = best(3, || engine.linearise(&x, &loss, Keep::Nothing, &workers).unwrap().loss);
         let (linearise, lin) = best(3, || engine.linearise(&x, &loss, Keep::Everything, &workers).unwrap());
         let (probe, _) = best(3, || lin.hvp(&v, Rows::Weights, &workers).unwrap());
         let (each, _) = best(1, || {

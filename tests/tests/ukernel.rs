@@ -65,6 +65,7 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         row_stride,
         line,
         line_stride,
+        prefetch: r.pick(&[0, 4096]),
         kernel_row_stride,
         out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
         zero_point,

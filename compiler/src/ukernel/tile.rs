@@ -73,6 +73,9 @@ pub struct Tile {
     pub line: usize,
     /// Activation bytes from one line's first pixel to the next one's.
     pub line_stride: usize,
+    /// Bytes ahead of the weights in use that are brought into the second-level cache, 0 for none: where few tiles use
+    /// a block's weights, the next block's arrive meanwhile.
+    pub prefetch: usize,
     /// Activation bytes from one kernel row to the next.
     pub kernel_row_stride: usize,
     /// Output bytes from one output pixel to the next.

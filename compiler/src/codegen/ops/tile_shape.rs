@@ -26,8 +26,8 @@ pub(super) struct Work {
 
 /// Data that stays in the first-level cache beside everything else, in bytes.
 const FIRST_LEVEL: usize = 24 << 10;
-/// Data that stays in the second level.
-const SECOND_LEVEL: usize = 768 << 10;
+/// Bytes a cycle from the second level, beside the arithmetic.
+const SECOND_LEVEL_RATE: f64 = 19.0;
 
 impl Work {
     /// Cycles for the whole image with tiles of `lines` rows, `pixels` in all.
@@ -63,12 +63,12 @@ impl Work {
         let slab = self.depth as f64 / 4.0 * v * weight_bytes;
         let mut bytes = 0.0;
         if slab > FIRST_LEVEL as f64 {
-            bytes += v * weight_bytes * if slab > SECOND_LEVEL as f64 { 2.5 } else { 1.0 };
+            bytes += v * weight_bytes;
         }
         if self.image > FIRST_LEVEL {
             bytes += p * 4.0;
         }
-        let step = compute.max(loads).max(bytes / 26.0).max(5.0);
+        let step = compute.max(loads).max(bytes / SECOND_LEVEL_RATE).max(5.0);
         let epilogue = match self.rescale {
             Rescale::Float => 2.2,
             Rescale::Integer { .. } => 5.0,

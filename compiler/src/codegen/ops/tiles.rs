@@ -28,7 +28,7 @@ use crate::{
 use cranelift_codegen::ir::{
     FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
 };
-use cranelift_module::{DataId, FuncId, Linkage, Module};
+use cranelift_module::{FuncId, Linkage, Module};
 use goshawk_ir::DType;
 use std::collections::BTreeMap;
 
@@ -172,7 +172,8 @@ pub(crate) fn define<M: Module>(
     spec: &ConvSpec,
     plan: &TilePlan,
 ) -> Result<LayerFn> {
-    let mut blocks = Vec::new();
+    // Blocks follow each other in memory, so that a tile can prefetch the next one's weights.
+    let (mut blocks, mut weights) = (Vec::new(), Vec::new());
     for block in &plan.blocks {
         let mut leaf = |em: &mut Emitter<M>, pixels: usize| -> Result<Option<FuncId>> {
             if pixels == 0 {
@@ -189,19 +190,24 @@ pub(crate) fn define<M: Module>(
         };
         let usual = leaf(em, block.pixels)?;
         let rest = leaf(em, plan.rest(block))?;
-        let (weights, epilogue) = plan.constants(em, name, spec, block)?;
-        blocks.push((*block, usual, rest, weights, epilogue));
+        let channels = &plan.channels[block.first..block.first + block.columns];
+        let epilogue = plan.isa.epilogue(channels, &plan.tile(spec, block, block.pixels));
+        let epilogue = em.rodata(&format!("{name}_requant"), epilogue)?;
+        blocks.push((*block, usual, rest, weights.len(), epilogue));
+        weights.extend(plan.packed(spec, block));
     }
+    let weights = em.rodata(&format!("{name}_weights"), weights)?;
     let shared = plan.shared(spec);
     let params = if shared.is_some() { 5 } else { 3 };
     let id = em.function(name, Linkage::Local, Level::Speed, params, &[], |em, b, p| {
+        let weights = em.address(b, weights);
         let blocks: Vec<BlockCode> = blocks
             .iter()
-            .map(|(block, usual, rest, weights, epilogue)| BlockCode {
+            .map(|(block, usual, rest, offset, epilogue)| BlockCode {
                 block: *block,
                 usual: usual.map(|id| em.callee(b, id)),
                 rest: rest.map(|id| em.callee(b, id)),
-                weights: em.address(b, *weights),
+                weights: b.offset(weights, *offset as i64),
                 epilogue: em.address(b, *epilogue),
             })
             .collect();
@@ -390,6 +396,7 @@ impl TilePlan {
             row_stride: spec.window.stride[1] * channels,
             line: if self.lines > 1 { self.columns } else { pixels },
             line_stride: spec.window.stride[0] * width * channels,
+            prefetch: self.prefetch(spec, block),
             kernel_row_stride: spec.window.dilation[0] * width * channels,
             out_stride: self.pixel_bytes(spec),
             zero_point: spec.output.zero_point,
@@ -438,21 +445,27 @@ impl TilePlan {
         }
     }
 
-    /// Packed weights and epilogue constants of a block.
-    fn constants<M: Module>(
-        &self,
-        em: &mut Emitter<M>,
-        name: &str,
-        spec: &ConvSpec,
-        block: &Block,
-    ) -> Result<(DataId, DataId)> {
-        let range = block.first..block.first + block.columns;
-        let rows: Vec<Vec<i8>> = range.clone().map(|c| self.padded_weights(spec, c)).collect();
+    /// Packed weights of a block.
+    fn packed(&self, spec: &ConvSpec, block: &Block) -> Vec<u8> {
+        let rows = (block.first..block.first + block.columns).map(|c| self.padded_weights(spec, c));
+        let rows: Vec<Vec<i8>> = rows.collect();
         let rows: Vec<&[i8]> = rows.iter().map(Vec::as_slice).collect();
-        let tile = self.tile(spec, block, block.pixels);
-        let weights = em.rodata(&format!("{name}_weights"), self.isa.pack(&rows, &tile))?;
-        let epilogue = self.isa.epilogue(&self.channels[range], &tile);
-        Ok((weights, em.rodata(&format!("{name}_requant"), epilogue)?))
+        self.isa.pack(&rows, &self.tile(spec, block, block.pixels))
+    }
+
+    /// Distance of the prefetch: the weights of one block, where they are used by few tiles. Where many use them, fetching
+    /// them takes little of the time.
+    fn prefetch(&self, spec: &ConvSpec, block: &Block) -> usize {
+        const FEW: usize = 24;
+        let tiles =
+            self.items(block) * if self.one_dimensional() { 1 } else { self.columns.div_ceil(block.pixels) };
+        if tiles > FEW {
+            return 0;
+        }
+        let bits =
+            if matches!(block.weights, Weights::Int4Times16 | Weights::Int4Offset { .. }) { 4 } else { 8 };
+        let bits = if block.weights == Weights::Int16 { 16 } else { bits };
+        spec.kernel[0] * self.run(spec) * block.vectors * self.isa.lanes() * bits / 8
     }
 
     /// How threads share the layer. Several images that go through one scratch area, or in different rows, are not

@@ -165,7 +165,13 @@ impl<'a> Kernel<'a> {
             self.asm.set_label(&mut inner)?;
         }
         for step in 0..unroll {
-            self.step(step, step * step_bytes)?;
+            let at = step * step_bytes;
+            if tile.prefetch > 0 {
+                for line in (at..at + step_bytes).filter(|l| l.is_multiple_of(64)) {
+                    self.asm.prefetcht1(byte_ptr(r::rsi + (tile.prefetch + line) as i32))?;
+                }
+            }
+            self.step(step, at)?;
         }
         if self.is_int4() {
             self.flush()?;

@@ -8,8 +8,8 @@ use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
 use iced_x86::{
     IcedError,
     code_asm::{
-        AsmMemoryOperand, AsmRegisterZmm, CodeAssembler, CodeLabel, dword_ptr, registers as r, word_ptr,
-        xmmword_ptr, ymmword_ptr, zmmword_ptr,
+        AsmMemoryOperand, AsmRegisterZmm, CodeAssembler, CodeLabel, byte_ptr, dword_ptr, registers as r,
+        word_ptr, xmmword_ptr, ymmword_ptr, zmmword_ptr,
     },
 };
 
@@ -151,6 +151,12 @@ impl<'a> Kernel<'a> {
         let broadcasts = &broadcasts[..broadcasts.len().min(4)];
         for step in 0..unroll {
             let at = (step * step_bytes) as i32;
+            if tile.prefetch > 0 {
+                for line in (0..step_bytes).step_by(64).filter(|l| (step * step_bytes + l).is_multiple_of(64))
+                {
+                    self.asm.prefetcht1(byte_ptr(r::rsi + at + (tile.prefetch + line) as i32))?;
+                }
+            }
             if !pairs {
                 for (v, w) in weights.iter().enumerate() {
                     self.asm.vmovdqu32(*w, zmmword_ptr(r::rsi + at + (v * 64) as i32))?;
