@@ -12,11 +12,14 @@ pub struct Options {
     pub warm_up: usize,
     /// Measured runs of each candidate, at least 1.
     pub runs: usize,
+    /// Runs in a row before the next candidate's turn; above 1, one more goes before them unmeasured, so that a
+    /// candidate finds its weights where its last run left them and not where another candidate's put them.
+    pub burst: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { warm_up: 10, runs: 100 }
+        Self { warm_up: 10, runs: 100, burst: 1 }
     }
 }
 
@@ -85,14 +88,19 @@ pub fn sample<E>(
             run()?;
         }
     }
-    let runs = options.runs.max(1);
+    let (runs, burst) = (options.runs.max(1), options.burst.max(1));
     let mut samples = vec![Vec::with_capacity(runs); candidates.len()];
-    for round in 0..runs {
+    for round in 0..runs.div_ceil(burst) {
         for i in 0..candidates.len() {
             let i = if round % 2 == 0 { i } else { candidates.len() - 1 - i };
-            let start = Instant::now();
-            candidates[i]()?;
-            samples[i].push(start.elapsed());
+            if burst > 1 {
+                candidates[i]()?;
+            }
+            for _ in 0..burst.min(runs - round * burst) {
+                let start = Instant::now();
+                candidates[i]()?;
+                samples[i].push(start.elapsed());
+            }
         }
     }
     Ok(samples)
@@ -126,15 +134,29 @@ mod tests {
             log.borrow_mut().push('b');
             Ok(())
         };
-        let summaries = compare(Options { warm_up: 1, runs: 3 }, &mut [&mut a, &mut b]).expect("no errors");
+        let summaries =
+            compare(Options { warm_up: 1, runs: 3, burst: 1 }, &mut [&mut a, &mut b]).expect("no errors");
         assert_eq!(summaries.len(), 2);
         assert_eq!(log.into_inner(), "ababbaab");
+        let log = std::cell::RefCell::new(String::new());
+        let run = |name| {
+            let log = &log;
+            move || -> Result<(), ()> {
+                log.borrow_mut().push(name);
+                Ok(())
+            }
+        };
+        let (mut a, mut b) = (run('a'), run('b'));
+        let samples =
+            sample(Options { warm_up: 0, runs: 3, burst: 2 }, &mut [&mut a, &mut b]).expect("no errors");
+        assert_eq!(samples.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+        assert_eq!(log.into_inner(), "aaabbbbbaa", "one more at the start of each burst");
     }
 
     #[test]
     fn the_first_error_ends_the_measurement() {
         let mut calls = 0;
-        let result = measure(Options { warm_up: 0, runs: 9 }, || {
+        let result = measure(Options { warm_up: 0, runs: 9, burst: 1 }, || {
             calls += 1;
             if calls == 3 { Err("stop") } else { Ok(()) }
         });

@@ -3,6 +3,7 @@ use super::{
     KernelPlan, LayerReport, Options,
     emitter::{Emitter, fail},
     model::{self, ARENA_ALIGN},
+    timing::Step,
 };
 use crate::{Code, Error, Result};
 use cranelift_jit::{JITBuilder, JITModule};
@@ -13,6 +14,9 @@ use std::{ptr, sync::Arc};
 
 /// An entry point: (inputs, outputs, arena, executor) → code.
 type Entry = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const Executor) -> i32;
+
+/// Stores the time stamp counter.
+type Stamp = unsafe extern "C" fn(*mut u64);
 
 /// A compiled network in executable memory. Code pages are never writable and executable at once (cranelift-jit maps
 /// them writable and changes them to executable when all is defined); they are freed on drop.
@@ -26,6 +30,10 @@ pub struct JitModel {
     pool: Option<Arc<Pool>>,
     /// What each layer became.
     pub layers: Vec<LayerReport>,
+    /// What is timed, in order; empty unless compiled with [`Options::profile`].
+    pub steps: Vec<Step>,
+    /// Offset of the time stamps in the arena, and the function that makes one.
+    clock: Option<(usize, Stamp)>,
 }
 
 /// Types of a port at both entry points.
@@ -75,6 +83,16 @@ pub(super) fn compile(
         unsafe { std::mem::transmute::<*const u8, Entry>(code) }
     };
     let (run, run_f32) = (entry(entries.run), entry(entries.run_f32));
+    let (mut arena_bytes, mut clock, mut steps) = (plan.arena_bytes, None, Vec::new());
+    if let Some(emitted) = entries.clock {
+        let code = em.module.get_finalized_function(emitted.leaf);
+        // SAFETY: the leaf takes one pointer in the C calling convention and lives as long as the module.
+        let stamp = unsafe { std::mem::transmute::<*const u8, Stamp>(code) };
+        let offset = emitted.offset;
+        clock = Some((offset, stamp));
+        steps = emitted.into_steps();
+        arena_bytes = offset + 8 * (steps.len() + 1);
+    }
     let ports = |ports: &[goshawk_ir::Port]| -> Result<Vec<PortType>> {
         ports
             .iter()
@@ -96,9 +114,11 @@ pub(super) fn compile(
         run_f32,
         inputs: ports(&graph.inputs)?,
         outputs: ports(&graph.outputs)?,
-        arena_bytes: plan.arena_bytes,
+        arena_bytes,
         pool: None,
         layers: plan.layers,
+        steps,
+        clock,
         module: Some(em.module),
     })
 }
@@ -135,6 +155,29 @@ impl JitModel {
     /// Bytes of the arena that a call uses.
     pub const fn arena_bytes(&self) -> usize {
         self.arena_bytes
+    }
+
+    /// A session at the f32 entry point: buffers for many runs on the same inputs.
+    ///
+    /// # Errors
+    /// As [`JitModel::run`].
+    pub fn session(&self, inputs: &[Tensor]) -> Result<JitSession<'_>> {
+        self.check(inputs, |p| (DType::F32, &p.f32_shape))?;
+        Ok(JitSession {
+            model: self,
+            arena: vec![Line([0; ARENA_ALIGN]); self.arena_bytes.div_ceil(ARENA_ALIGN)],
+            inputs: inputs.iter().map(Tensor::to_bytes).collect(),
+            outputs: self.outputs.iter().map(|p| vec![0; 4 * p.f32_shape.count()]).collect(),
+        })
+    }
+
+    /// Time stamp counter; nothing unless compiled with [`Options::profile`].
+    pub fn ticks(&self) -> Option<u64> {
+        let (_, stamp) = self.clock?;
+        let mut now = 0;
+        // SAFETY: the leaf stores 8 bytes.
+        unsafe { stamp(&mut now) };
+        Some(now)
     }
 
     fn check<'a>(&'a self, inputs: &[Tensor], ty: impl Fn(&'a PortType) -> (DType, &'a Shape)) -> Result<()> {
@@ -186,5 +229,44 @@ impl JitModel {
                 Tensor::from_bytes(dtype, shape.clone(), &bytes).map_err(|e| Error::internal(&e))
             })
             .collect()
+    }
+}
+
+/// A network with arena, inputs and outputs.
+pub struct JitSession<'m> {
+    model: &'m JitModel,
+    arena: Vec<Line>,
+    inputs: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+}
+
+impl JitSession<'_> {
+    /// Runs at the f32 entry point.
+    ///
+    /// # Errors
+    /// [`Code::RUN`]: the CPU lacks an instruction set.
+    pub fn run(&mut self) -> Result<()> {
+        let from: Vec<*const u8> = self.inputs.iter().map(|b| b.as_ptr()).collect();
+        let to: Vec<*mut u8> = self.outputs.iter_mut().map(|b| b.as_mut_ptr()).collect();
+        let arena = self.arena.as_mut_ptr().cast::<u8>();
+        let pool = self.model.pool.as_ref();
+        let executor = pool.map_or(ptr::null(), |pool| ptr::from_ref(pool.executor()));
+        // SAFETY: as in `JitModel::call`; the sizes were taken from the ports, and nothing else refers to the buffers.
+        let code = unsafe { (self.model.run_f32)(from.as_ptr(), to.as_ptr(), arena, executor) };
+        match code {
+            0 => Ok(()),
+            code => Err(Error::new(Code::RUN, format!("the compiled network returned error {code}"))),
+        }
+    }
+
+    /// Ticks of every step of the last run, in the order of [`JitModel::steps`].
+    pub fn step_ticks(&self) -> Vec<u64> {
+        let Some((offset, _)) = self.model.clock else { return Vec::new() };
+        let stamp = |index: usize| {
+            // SAFETY: the table lies in the arena, 8-byte aligned, and has one entry more than there are steps; a
+            // line is plain bytes.
+            unsafe { self.arena.as_ptr().cast::<u8>().add(offset + 8 * index).cast::<u64>().read() }
+        };
+        (0..self.model.steps.len()).map(|i| stamp(i + 1).saturating_sub(stamp(i))).collect()
     }
 }

@@ -15,16 +15,19 @@ mod object;
 mod ops;
 mod parallel;
 mod plan;
+pub mod probe;
 mod target;
+mod timing;
 mod unwind;
 
 #[cfg(test)]
 mod tests;
 
-pub use jit::JitModel;
+pub use jit::{JitModel, JitSession};
 pub use object::Object;
 pub use plan::{KernelPlan, LayerReport};
 pub use target::{Arch, Target};
+pub use timing::Step;
 
 use crate::Result;
 use goshawk_ir::IntGraph;
@@ -46,6 +49,8 @@ pub struct Options {
     pub any_width: bool,
     /// Lets threads share every layer that can be split, however small: for tests.
     pub share_all: bool,
+    /// Takes the time between layers, for [`JitModel::session`]; the JIT only, never in artefacts.
+    pub profile: bool,
 }
 
 impl Options {
@@ -58,6 +63,7 @@ impl Options {
             listing: false,
             any_width: false,
             share_all: false,
+            profile: false,
         }
     }
 }
@@ -83,5 +89,7 @@ pub fn jit(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<J
 /// # Errors
 /// As [`plan()`].
 pub fn object(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Object> {
-    object::compile(graph, memory, plan(graph, memory, options)?, options)
+    // Time stamps lie behind the arena that an artefact's caller provides.
+    let options = Options { profile: false, ..options.clone() };
+    object::compile(graph, memory, plan(graph, memory, &options)?, &options)
 }

@@ -13,6 +13,7 @@ use super::{
     },
     parallel::{self, Caller, LayerFn},
     plan::{ConvChoice, KernelPlan, output},
+    timing::{Clock, Step},
 };
 use crate::{Code, Error, Result};
 use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::*};
@@ -43,6 +44,8 @@ pub(crate) struct Entries {
     pub run: FuncId,
     pub run_f32: FuncId,
     pub stack_bytes: u32,
+    /// Present where the options ask for time stamps.
+    pub clock: Option<Clock>,
 }
 
 /// Emits everything into the module.
@@ -53,6 +56,7 @@ pub(crate) fn emit<M: Module>(
     plan: &KernelPlan,
     options: &Options,
 ) -> Result<Entries> {
+    let clock = if options.profile { Some(Clock::new(em, plan.arena_bytes)?) } else { None };
     let mut model = Model {
         places: BTreeMap::new(),
         scratch: memory.arena_bytes.next_multiple_of(ARENA_ALIGN),
@@ -60,6 +64,7 @@ pub(crate) fn emit<M: Module>(
         memory,
         plan,
         options,
+        clock: clock.as_ref(),
     };
     model.place(em)?;
     let body = model.body(em)?;
@@ -70,7 +75,7 @@ pub(crate) fn emit<M: Module>(
     if !options.info.is_empty() {
         model.info(em, stack_bytes)?;
     }
-    Ok(Entries { run, run_f32, stack_bytes })
+    Ok(Entries { run, run_f32, stack_bytes, clock })
 }
 
 /// One layer in the order of execution.
@@ -80,6 +85,14 @@ struct Call {
     places: Vec<Place>,
     /// The task that computes a part of it, and the most tasks that are worth it.
     task: Option<(FuncId, usize)>,
+    /// Number of the time stamp behind it.
+    stamp: Option<usize>,
+}
+
+impl Call {
+    fn new(function: LayerFn, places: Vec<Place>) -> Self {
+        Self { function, places, task: None, stamp: None }
+    }
 }
 
 /// What an entry point calls when all is checked.
@@ -123,6 +136,7 @@ struct Model<'a> {
     places: BTreeMap<NodeId, Place>,
     /// Offset of the scratch area in the arena.
     scratch: usize,
+    clock: Option<&'a Clock>,
 }
 
 impl Model<'_> {
@@ -208,13 +222,20 @@ impl Model<'_> {
                 places.push(Place::Arena(self.scratch));
             }
             let work = self.plan.work.get(id).copied().unwrap_or(0);
-            calls.push(self.shared(em, &name, Call { function, places, task: None }, work)?);
+            let mut call = self.shared(em, &name, Call::new(function, places), work)?;
+            // The conversions of the inputs come before.
+            let number = graph.inputs.len() + 1 + calls.len();
+            call.stamp = self.clock.map(|c| c.record(Some(number), Step::layer(graph, *id)));
+            calls.push(call);
         }
         for (i, port) in graph.outputs.iter().enumerate() {
             let from = self.place_of(port.node)?;
             if from != Place::Output(i) {
                 let copy = movement::copy(em, &format!("output{i}_copy"), graph.ty(port.node).bytes())?;
-                calls.push(Call { function: copy.into(), places: vec![from, Place::Output(i)], task: None });
+                let mut call = Call::new(copy.into(), vec![from, Place::Output(i)]);
+                let number = graph.inputs.len() + 1 + calls.len();
+                call.stamp = self.clock.map(|c| c.record(Some(number), Step::copy(graph, port)));
+                calls.push(call);
             }
         }
         Ok(calls)
@@ -254,6 +275,13 @@ impl Model<'_> {
         for call in calls {
             let arguments = self.addresses(em, b, tables, call);
             call.function.call(em, b, arguments);
+            self.stamp(em, b, tables[2], call);
+        }
+    }
+
+    fn stamp<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, arena: Value, call: &Call) {
+        if let (Some(clock), Some(index)) = (self.clock, call.stamp) {
+            clock.stamp(em, b, arena, index);
         }
     }
 
@@ -269,7 +297,10 @@ impl Model<'_> {
         let caller = Caller::new(em, b, tables, executor);
         for call in calls {
             match call.task {
-                Some((task, most)) => caller.run(em, b, task, most),
+                Some((task, most)) => {
+                    caller.run(em, b, task, most);
+                    self.stamp(em, b, tables[2], call);
+                }
                 None => self.serial(em, b, tables, std::slice::from_ref(call)),
             }
         }
@@ -413,14 +444,20 @@ impl Model<'_> {
         for (i, port) in graph.inputs.iter().enumerate() {
             let (name, ty) = (format!("input{i}_quantize"), graph.ty(port.node));
             let function = boundary::quantize(em, &name, ty, port.layout)?.into();
-            let call = Call { function, places: vec![Place::Input(i), slot(port)?], task: None };
-            before.push(self.shared(em, &name, call, boundary::nanoseconds(ty))?);
+            let call = Call::new(function, vec![Place::Input(i), slot(port)?]);
+            let mut call = self.shared(em, &name, call, boundary::nanoseconds(ty))?;
+            let step = Step::boundary(graph, port, "quantize");
+            call.stamp = self.clock.map(|c| c.record(Some(i + 1), step));
+            before.push(call);
         }
         for (i, port) in graph.outputs.iter().enumerate() {
             let (name, ty) = (format!("output{i}_dequantize"), graph.ty(port.node));
             let function = boundary::dequantize(em, &name, ty, port.layout)?.into();
-            let call = Call { function, places: vec![slot(port)?, Place::Output(i)], task: None };
-            after.push(self.shared(em, &name, call, boundary::nanoseconds(ty))?);
+            let call = Call::new(function, vec![slot(port)?, Place::Output(i)]);
+            let mut call = self.shared(em, &name, call, boundary::nanoseconds(ty))?;
+            let step = Step::boundary(graph, port, "dequantize");
+            call.stamp = self.clock.map(|c| c.record(None, step));
+            after.push(call);
         }
         // A table of addresses in the arena, on the stack.
         let table = |b: &mut Fb<'_>, places: Vec<Place>, arena: Value| {
@@ -439,9 +476,15 @@ impl Model<'_> {
             let outputs = after.iter().map(|c| c.places[0]).collect();
             [table(b, inputs, arena), table(b, outputs, arena), arena]
         };
+        let start = |em: &mut Emitter<M>, b: &mut Fb<'_>, arena: Value| {
+            if let Some(clock) = self.clock {
+                clock.stamp(em, b, arena, 0);
+            }
+        };
         let serial = em.function("f32_body", Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
             let outer = [p[0], p[1], p[2]];
             let inner = tables(b, p[2]);
+            start(em, b, p[2]);
             self.serial(em, b, outer, &before);
             em.call(b, body.serial, &inner);
             self.serial(em, b, outer, &after);
@@ -453,6 +496,7 @@ impl Model<'_> {
             em.function("f32_body_threads", Linkage::Local, Level::Speed, 4, &[I32], |em, b, p| {
                 let outer = [p[0], p[1], p[2]];
                 let [inputs, outputs, arena] = tables(b, p[2]);
+                start(em, b, arena);
                 self.threaded(em, b, outer, p[3], &before);
                 let code = em.call(b, threaded, &[inputs, outputs, arena, p[3]])[0];
                 b.refuse(code, E_PARALLEL);

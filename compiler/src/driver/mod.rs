@@ -1,7 +1,7 @@
 //! The stages strung together: compile, evaluate, compare, bench.
 //!
-//! [`model`] goes from a file to a quantized network, [`build`] from there to artefacts; [`eval`], [`diff`], [`bench`]
-//! and [`run`] execute what was made. The `goshawk` command only parses options and prints; everything else is here,
+//! [`model`] goes from a file to a quantized network, [`build`] from there to artefacts; [`eval`], [`diff`],
+//! [`bench`], [`layers`] and [`run`] execute what was made. The `goshawk` command only parses options and prints; everything else is here,
 //! for tests and Rust callers.
 pub mod bench;
 pub mod bits_file;
@@ -9,6 +9,8 @@ pub mod build;
 pub mod diff;
 pub mod engine;
 pub mod eval;
+pub mod layers;
+pub mod machine;
 pub mod model;
 pub mod parallel;
 pub mod profile;

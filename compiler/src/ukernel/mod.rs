@@ -17,6 +17,7 @@
 
 pub mod isa;
 pub mod pack;
+pub mod probe;
 pub mod rescale;
 pub mod tile;
 pub mod x64;

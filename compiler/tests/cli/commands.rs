@@ -144,12 +144,46 @@ fn bench_measures_settings_and_libraries() {
     place.ok("compile model.onnx --calib x.npy -o libnet.so");
     let report =
         place.json("bench libnet.so model.onnx --calib x.npy --uniform w8a8,w4a8 --runs 5 --warm-up 1");
-    let rows = report.as_array().expect("rows");
+    let rows = report["latencies"].as_array().expect("rows");
     assert_eq!(rows.len(), 3);
     for row in rows {
         let us = |key: &str| row[key].as_f64().expect("a number");
         assert!(us("min_us") > 0.0 && us("min_us") <= us("median_us") && us("median_us") <= us("p95_us"));
     }
+    let out =
+        place.ok("bench model.onnx --calib x.npy --target-cpu x86-64,native --integer --runs 5 --csv t.csv");
+    assert!(out.contains("w8a8 x86-64") && out.contains("w8a8 native"), "{out}");
+    let csv = text(&place.read("t.csv"));
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    let bad = place.goshawk("bench libnet.so --layers");
+    assert!(text(&bad.stderr).contains("needs an ONNX model"), "{}", text(&bad.stderr));
+}
+
+#[test]
+fn every_layer_is_measured() {
+    let place = Place::new();
+    let report = place.json("profile model.onnx --calib x.npy --runs 8 --csv layers.csv");
+    let profile = &report["profiles"][0];
+    let layers = profile["layers"].as_array().expect("layers");
+    let op = |i: usize| layers[i]["op"].as_str().unwrap_or_default();
+    assert_eq!((op(0), op(layers.len() - 1)), ("quantize", "dequantize"));
+    let macs = |l: &serde_json::Value| l["macs"].as_u64().expect("a count");
+    assert_eq!(layers.iter().map(macs).sum::<u64>(), profile["macs"].as_u64().expect("a count"));
+    assert!(macs(profile) > 0);
+    let share: f64 = layers.iter().map(|l| l["share"].as_f64().expect("a number")).sum();
+    assert!((share - 1.0).abs() < 1e-6, "{share}");
+    for layer in layers {
+        let us = |key: &str| layer[key].as_f64().expect("a number");
+        assert!(us("min_us") >= 0.0 && us("min_us") <= us("median_us"), "{layer}");
+        assert_eq!(
+            macs(layer) > 0,
+            layer["of_peak"].is_number() || report["peaks"]["compute"] == serde_json::json!([])
+        );
+    }
+    assert_eq!(text(&place.read("layers.csv")).lines().count(), layers.len() + 1);
+    let bench = place.ok("bench model.onnx --calib x.npy --runs 5 --layers");
+    assert!(bench.contains("dequantize") && bench.contains("median us"), "{bench}");
+    assert!(place.ok("peak --runs 1").contains("L1 read"));
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod explain;
 mod inspect;
 mod ops;
 mod output;
+mod peak;
+mod profile;
 mod run;
 mod terminal;
 
@@ -39,6 +41,8 @@ enum Command {
     Eval(eval::Args),
     Diff(diff::Args),
     Bench(bench::Args),
+    Profile(profile::Args),
+    Peak(peak::Args),
     Ops(ops::Args),
     Explain(explain::Args),
 }
@@ -63,6 +67,8 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
+        Command::Profile(args) => profile::run(&args, json),
+        Command::Peak(args) => peak::run(&args, json),
         Command::Ops(args) => ops::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
     };

@@ -55,3 +55,12 @@ pub fn count(n: u64) -> String {
         _ => format!("{:.2} G", n as f64 / 1e9),
     }
 }
+
+/// One line of comma-separated values (RFC 4180).
+pub fn csv(fields: &[&str]) -> String {
+    let field = |f: &&str| match f.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", f.replace('"', "\"\"")),
+        false => (*f).to_owned(),
+    };
+    fields.iter().map(field).collect::<Vec<_>>().join(",") + "\n"
+}
