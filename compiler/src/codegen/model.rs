@@ -5,7 +5,7 @@ use super::{
     cpu,
     emitter::{Emitter, Level},
     ops::{
-        boundary, conv,
+        boundary, conv, depthwise,
         elementwise::{self, Source},
         movement, nonlinear,
         rescale::Output,
@@ -348,6 +348,9 @@ impl Model<'_> {
         };
         let dims = |s: &Shape| s.dims4().map_err(|e| Error::internal(&e.at(&node.name)));
         let plane = |s: &Shape| dims(s).map(|[_, h, w, _]| [h, w]);
+        if let Some(plan) = self.plan.pools.get(&id) {
+            return plan.define(em, &mut kernels.tiles, name);
+        }
         Ok(match &node.op {
             IntOp::Input | IntOp::Const(_) => {
                 return Err(self.broken(id, "inputs and constants have no code"));
@@ -358,6 +361,9 @@ impl Model<'_> {
                 }
                 Some(ConvChoice::Tiles(spec, plan)) => {
                     tiles::define(em, &mut kernels.tiles, name, spec, plan)?
+                }
+                Some(ConvChoice::DepthwiseRows(spec, plan)) => {
+                    depthwise::define(em, &mut kernels.tiles, name, spec, plan)?
                 }
                 Some(ConvChoice::Depthwise(spec)) => window::depthwise(em, name, spec)?.into(),
                 None => return Err(self.broken(id, "the layer was not planned")),

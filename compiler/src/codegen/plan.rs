@@ -2,7 +2,9 @@
 use super::{
     ops::{
         conv::{self, ConvSpec, GemmPlan},
+        depthwise::{self, RowPlan},
         gemm::{Kind, Weights},
+        pool::{PoolPlan, PoolSpec},
         rescale::{Output, Scheme},
         tiles::{self, TilePlan},
         window::DepthwisePlan,
@@ -48,6 +50,7 @@ pub struct KernelPlan {
     pub(crate) convs: BTreeMap<NodeId, ConvChoice>,
     /// Estimated time of each layer on one core in nanoseconds, by which it is decided whether threads share it.
     pub(crate) work: BTreeMap<NodeId, u64>,
+    pub(crate) pools: BTreeMap<NodeId, PoolPlan>,
     pub(crate) order: Vec<NodeId>,
 }
 
@@ -56,6 +59,7 @@ pub struct KernelPlan {
 pub(crate) enum ConvChoice {
     Gemm(ConvSpec, GemmPlan),
     Tiles(ConvSpec, TilePlan),
+    DepthwiseRows(ConvSpec, RowPlan),
     Depthwise(ConvSpec),
 }
 
@@ -72,6 +76,7 @@ pub(crate) fn plan(
     let order = graph.topo_order().map_err(|e| Error::internal(&e))?;
     let (mut layers, mut convs, mut scratch) = (Vec::new(), BTreeMap::new(), 0);
     let mut work = BTreeMap::new();
+    let mut pools = BTreeMap::new();
     for id in &order {
         let node = graph.node(*id);
         if !any_width {
@@ -94,12 +99,22 @@ pub(crate) fn plan(
                 report.weights_bits = types.get(1).and_then(|t| t.quant.as_ref()).map(|q| q.bits);
                 report.macs = spec.macs();
                 let choice = if spec.is_depthwise() {
-                    let plan = DepthwisePlan::new(&spec);
-                    let weights = if spec.int4 { "i4" } else { "i8" };
-                    report.kernel = format!("depthwise {weights} {:?}", plan.scheme).to_lowercase();
-                    report.why = (plan.scheme == Scheme::Scalar)
-                        .then(|| "scale ratios do not allow vector requantization".into());
-                    ConvChoice::Depthwise(spec)
+                    match depthwise::plan(&spec, target) {
+                        Ok(plan) => {
+                            report.kernel = plan.name(&spec);
+                            ConvChoice::DepthwiseRows(spec, plan)
+                        }
+                        Err(why) => {
+                            let plan = DepthwisePlan::new(&spec);
+                            let weights = if spec.int4 { "i4" } else { "i8" };
+                            report.kernel = format!("depthwise {weights} {:?}", plan.scheme).to_lowercase();
+                            let scalar = plan.scheme == Scheme::Scalar;
+                            let slow =
+                                scalar.then(|| "scale ratios do not allow vector requantization".into());
+                            report.why = slow.or(why);
+                            ConvChoice::Depthwise(spec)
+                        }
+                    }
                 } else {
                     match tiles::plan(&spec, target) {
                         Ok(plan) => {
@@ -118,12 +133,17 @@ pub(crate) fn plan(
                 };
                 convs.insert(*id, choice);
             }
+            IntOp::MaxPool(_) | IntOp::AvgPool(_) => {
+                report.kernel.clone_from(&report.op);
+                if let Some(plan) = pool(graph, *id, target)? {
+                    report.kernel = plan.name();
+                    pools.insert(*id, plan);
+                }
+            }
             IntOp::Add(_)
             | IntOp::Mul(_)
             | IntOp::Requant(_)
             | IntOp::Lut(_)
-            | IntOp::MaxPool(_)
-            | IntOp::AvgPool(_)
             | IntOp::Concat(_)
             | IntOp::Slice(_)
             | IntOp::Pad(_)
@@ -138,7 +158,25 @@ pub(crate) fn plan(
     }
     let scratch_bytes = scratch.next_multiple_of(64);
     let arena_bytes = memory.arena_bytes.next_multiple_of(64) + scratch_bytes;
-    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, work, order })
+    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, pools, work, order })
+}
+
+/// The row kernels of a pool, if it can have them.
+fn pool(graph: &IntGraph, id: NodeId, target: &Target) -> Result<Option<PoolPlan>> {
+    let node = graph.node(id);
+    let types = graph.operand_types(id);
+    let Some(x) = types.first().filter(|t| t.dtype == DType::U8) else { return Ok(None) };
+    let dims = |s: &goshawk_ir::Shape| s.dims4().map_err(|e| Error::internal(&e));
+    let (input, [_, rows, columns, _]) = (dims(&x.shape)?, dims(&node.ty.shape)?);
+    let out = [rows, columns];
+    Ok(match &node.op {
+        IntOp::MaxPool(window) => PoolSpec { window, input, out }.max(target),
+        IntOp::AvgPool(a) => {
+            let spec = PoolSpec { window: &a.window, input, out };
+            spec.average(target, &a.requant, x.zero_point(), output(&node.ty, &a.requant))
+        }
+        _ => None,
+    })
 }
 
 fn gemm_name(plan: &GemmPlan) -> String {

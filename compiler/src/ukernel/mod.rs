@@ -4,8 +4,8 @@
 //! handed to the same module as raw bytes. Cranelift still emits the loops around them.
 //!
 //! Contract of a leaf:
-//! * System V, `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch)`; strides, sizes and
-//!   tile shape are immediates of the code;
+//! * System V; tiles take `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch)`, row
+//!   kernels `(rdi = table of input rows, rsi = constants, rdx = output row)`; strides, sizes and shape are immediates;
 //! * clobbers only caller-saved registers; makes no calls; uses no stack; holds no state;
 //! * reads exactly the bytes of the tile's operands and writes exactly the bytes of its results: edge tiles are kernels
 //!   of their own, with fewer rows or masked columns, never over-reads.
@@ -14,13 +14,24 @@
 //! |---|---|---|---|---|
 //! | [`x64::vnni512`] | AVX-512 VNNI | `vpdpbusd zmm` | 28×16, 14×32, 7×64 | [`pack::int8`], [`pack::int4`] times 16 |
 //! | [`x64::avx2`] | AVX2 | `vpmaddubsw`, `vpmaddwd` | 12×8, 6×16 | [`pack::int8`], [`pack::int16`], [`pack::int4`] plus 8 |
+//!
+//! | row kernel | AVX-512 VNNI | AVX2 |
+//! |---|---|---|
+//! | [`depthwise`] up to 5×5 | four taps a lane, `vpdpbusd zmm` | two taps a lane, `vpmaddwd ymm` |
+//! | average pool up to 5×5 | the same with weights of one | the same |
+//! | [`max_pool`] up to 5×5 | `vpmaxub zmm` | `vpmaxub ymm` |
 
+pub mod depthwise;
 pub mod isa;
+pub mod max_pool;
 pub mod pack;
 pub mod probe;
 pub mod rescale;
+pub mod row;
 pub mod tile;
 pub mod x64;
 
+pub use depthwise::Depthwise;
 pub use isa::Isa;
+pub use max_pool::MaxPool;
 pub use tile::{Grid, Rescale, Tile, Weights};

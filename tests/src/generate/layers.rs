@@ -16,9 +16,10 @@ impl Builder {
         let x = self.recent(|t| t.dtype == DType::U8 && t.shape.rank() == 4)?;
         let [_, h, w, c] = self.graph.ty(x).shape.dims4().ok()?;
         let r = &mut self.random;
-        let kernel = match r.below(10) {
+        let kernel = match r.below(11) {
             0..=2 => [1, 1],
             3..=6 => [3, 3],
+            10 => [5, 5],
             7 => [1 + r.below(5), 1],
             8 => [1, 1 + r.below(7)],
             _ => [1 + r.below(5), 1 + r.below(5)],

@@ -125,7 +125,7 @@ fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<String>> {
 }
 
 /// Bias with the zero point folded in, multiplier and shift of every channel.
-fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, String> {
+pub(super) fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, String> {
     // The epilogues keep 32 bits of the rescaled value; AVX2's adds 2⁶² to the product.
     let widest = match isa {
         Isa::Vnni512 => 1i64 << 31,
@@ -148,7 +148,7 @@ fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, Stri
 }
 
 /// One fused multiply-add where every channel proves it, else 64-bit products.
-fn choose_rescale(spec: &ConvSpec, target: &Target, channels: &[Channel]) -> Rescale {
+pub(super) fn choose_rescale(spec: &ConvSpec, target: &Target, channels: &[Channel]) -> Rescale {
     let float =
         |(index, c): (usize, &Channel)| rescale::as_float(c.mult, c.shift, spec.bound(index)).is_some();
     if target.has("fma") && channels.iter().enumerate().all(float) {

@@ -20,21 +20,21 @@ use goshawk_ir::{DType, Requant, op::window::PoolWindow};
 
 /// Neighbouring outputs along one axis with the same taps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Run {
+pub(super) struct Run {
     /// First output.
-    start: usize,
+    pub start: usize,
     /// How many.
-    count: usize,
+    pub count: usize,
     /// First tap inside the input, and how many follow.
     tap: usize,
     taps: usize,
     /// Input index of that tap for the first output.
     input: usize,
     /// Cells in the divisor of an average.
-    counted: usize,
+    pub counted: usize,
 }
 
-fn runs(window: &PoolWindow, axis: usize, input: usize, out: usize) -> Vec<Run> {
+pub(super) fn runs(window: &PoolWindow, axis: usize, input: usize, out: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for o in 0..out {
         let (taps, counted) = window.taps(axis, o, input);
