@@ -16,3 +16,4 @@ pub mod parallel;
 pub mod profile;
 pub mod progress;
 pub mod run;
+pub mod sensitivity;

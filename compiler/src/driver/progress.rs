@@ -7,6 +7,11 @@ pub trait Progress: Sync {
     fn begin(&self, what: &str, total: usize);
     /// One more step is done; called from several threads.
     fn step(&self);
+    /// Work of which `done` steps of about `total` are behind: begins it, or corrects what was said of it.
+    fn resume(&self, what: &str, done: usize, total: usize) {
+        let _ = done;
+        self.begin(what, total);
+    }
     /// The work is done.
     fn end(&self);
     /// Whether the user wants to stop.

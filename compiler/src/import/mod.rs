@@ -24,7 +24,7 @@ mod refusal;
 mod wire;
 
 pub use build::OPSETS;
-pub use inspect::{Inspection, NodeInfo, Problem, TensorInfo};
+pub use inspect::{Inspection, NodeInfo, Problem, TensorInfo, macs};
 pub use limits::Limits;
 
 use crate::{Error, Result};

@@ -2,6 +2,7 @@
 mod bad_input;
 mod commands;
 mod model;
+mod sensitivity;
 
 use std::{
     ffi::OsStr,

@@ -75,7 +75,7 @@ impl Estimate {
     }
 }
 
-/// Sums of values in one stratum (a batch of data, probed again and again).
+/// Count, mean and spread of values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moments {
     /// Number of values.
@@ -95,29 +95,23 @@ impl Moments {
         self.m2 += delta * (value - self.mean);
     }
 
+    /// Adds the values that another one has taken in.
+    pub fn merge(&mut self, other: Self) {
+        let (a, b) = (self.count as f64, other.count as f64);
+        if other.count > 0 {
+            let delta = other.mean - self.mean;
+            self.mean += delta * b / (a + b);
+            self.m2 += other.m2 + delta * delta * a * b / (a + b);
+            self.count += other.count;
+        }
+    }
+
     /// The mean of all values with its standard error; infinite for a single value.
     pub fn estimate(&self) -> Estimate {
         let n = self.count as f64;
         let std_error = if self.count < 2 { f64::INFINITY } else { (self.m2 / (n - 1.0) / n).sqrt() };
         Estimate { mean: self.mean, std_error, samples: self.count }
     }
-}
-
-/// The estimate of a mean over strata of given weights (sum 1) that were each probed several times. Its error is that
-/// of the probes alone: the strata are all of the data. The variance within strata is pooled where that is all one
-/// can do with few rounds.
-pub fn stratified(strata: &[Moments], weights: &[f64]) -> Estimate {
-    let mean = strata.iter().zip(weights).map(|(s, w)| w * s.mean).sum();
-    let samples = strata.iter().map(|s| s.count).min().unwrap_or(0);
-    let variance: f64 = strata
-        .iter()
-        .zip(weights)
-        .map(|(s, w)| match s.count {
-            0 | 1 => f64::INFINITY,
-            n => w * w * s.m2 / ((n - 1) as f64 * n as f64),
-        })
-        .sum();
-    Estimate { mean, std_error: variance.sqrt(), samples }
 }
 
 #[cfg(test)]
@@ -135,6 +129,12 @@ mod tests {
         let mut one = Moments::default();
         one.add(1.0);
         assert_eq!(one.estimate().std_error, f64::INFINITY);
+        let mut halves = [Moments::default(); 3];
+        [2.0, 4.0, 4.0].into_iter().for_each(|v| halves[1].add(v));
+        [4.0, 5.0, 5.0, 7.0, 9.0].into_iter().for_each(|v| halves[2].add(v));
+        let [mut all, first, second] = halves;
+        [first, second].into_iter().for_each(|h| all.merge(h));
+        assert!((all.mean - m.mean).abs() < 1e-12 && (all.m2 - m.m2).abs() < 1e-12 && all.count == 8);
     }
 
     #[test]
@@ -148,18 +148,5 @@ mod tests {
         assert_eq!(Estimate::exact(3.0).pooled(a).mean, 3.0);
         let j = a.joined(b, (1.0, 3.0));
         assert!((j.mean - 1.75).abs() < 1e-12 && (j.std_error - 0.025f64.hypot(0.15)).abs() < 1e-12);
-    }
-
-    #[test]
-    fn strata_do_not_count_as_noise() {
-        // Two batches whose values differ by far more than the probes scatter.
-        let mut strata = [Moments::default(); 2];
-        for v in [0.9, 1.1] {
-            strata[0].add(v);
-            strata[1].add(100.0 + v);
-        }
-        let e = stratified(&strata, &[0.5, 0.5]);
-        assert!((e.mean - 51.0).abs() < 1e-9);
-        assert!((e.std_error - (2.0 * 0.25 * 0.01f64).sqrt()).abs() < 1e-9, "{}", e.std_error);
     }
 }

@@ -45,6 +45,8 @@ pub struct Origin {
     pub calibration: String,
     /// Seed of the probes.
     pub seed: u64,
+    /// Everything else that decides the numbers, in words.
+    pub settings: String,
 }
 
 /// One layer: a convolution, a linear layer or a product with a constant matrix.
@@ -85,6 +87,9 @@ pub struct Curvature {
     /// Average trace of every output channel (weights) or channel (activations), from the same probes as the preferred
     /// trace (CW-HAWQ).
     pub channels: Vec<Estimate>,
+    /// Relative standard error of the trace that the choice of samples makes: another set of as many samples would give
+    /// a trace that differs by this. (The errors of the traces themselves are those of the probes, for these samples.)
+    pub data_error: Option<f64>,
     /// Largest eigenvalues of the Hessian block, largest magnitude first (HAWQ).
     pub eigenvalues: Vec<Eigenvalue>,
     /// ‖Q_b(x) − x‖² by width b; for activations the mean over samples.

@@ -15,6 +15,7 @@ mod output;
 mod peak;
 mod profile;
 mod run;
+mod sensitivity;
 mod terminal;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +44,7 @@ enum Command {
     Bench(bench::Args),
     Profile(profile::Args),
     Peak(peak::Args),
+    Sensitivity(Box<sensitivity::Args>),
     Ops(ops::Args),
     Explain(explain::Args),
 }
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, json),
         Command::Profile(args) => profile::run(&args, json),
         Command::Peak(args) => peak::run(&args, json),
+        Command::Sensitivity(args) => sensitivity::run(&args, json),
         Command::Ops(args) => ops::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
     };

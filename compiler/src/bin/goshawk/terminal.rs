@@ -46,6 +46,18 @@ impl Progress for Terminal {
         *BAR.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
     }
 
+    fn resume(&self, what: &str, done: usize, total: usize) {
+        let known =
+            BAR.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|b| b.message() == what);
+        if !known {
+            self.begin(what, total);
+        }
+        if let Some(bar) = &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
     fn step(&self) {
         if let Some(bar) = &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
             bar.inc(1);
