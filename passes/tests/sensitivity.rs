@@ -20,6 +20,8 @@ use goshawk_passes::{
 
 const SAMPLES: usize = 12;
 const CLASSES: usize = 3;
+/// Runs over which coverage is counted.
+const SEEDS: u64 = 24;
 
 /// conv → f → conv → + → f → depthwise → mean → linear; the residual sum reads what the second convolution reads.
 fn network(f: UnaryFn) -> FloatGraph {
@@ -145,11 +147,11 @@ fn jacobi(mut m: Vec<Vec<f64>>) -> Vec<f64> {
     values
 }
 
-/// How many estimates have the truth within 1.96 standard errors; none may be off by more than 5.
+/// How many estimates have the truth within 1.96 standard errors; none may be off by more than 6.
 fn covered(estimates: &[(Estimate, f64)]) -> usize {
     let distance = |(e, truth): &(Estimate, f64)| (e.mean - truth).abs() / e.std_error;
     for pair in estimates {
-        assert!(distance(pair) < 5.0, "{pair:?}");
+        assert!(distance(pair) < 6.0, "{pair:?}");
     }
     estimates.iter().filter(|p| distance(p) <= 1.96).count()
 }
@@ -193,33 +195,35 @@ fn every_estimator_covers_the_explicit_traces() {
                 assert!(s.slots.iter().any(|s| !s.exact));
                 continue;
             }
-            let mut traces = Traces::new(&s.slots.iter().map(|s| s.channels).collect::<Vec<_>>(), 8);
-            for block in 0..40u64 {
-                for (batch, (lin, range)) in lins.iter().zip(&halves).enumerate() {
-                    let seed = |round| probes::seed(5, 1, block, batch as u64, round);
-                    let draws = match estimator {
-                        "noise" => {
-                            probes::squares(lin, &s.slots, 8, &|r| Noise::Rademacher(seed(r)), &Serial)
-                        }
-                        "global" => probes::global(lin, &s.slots, 8, &seed, &Serial),
-                        _ => probes::per_layer(lin, &s.slots, 8, &seed, &|_| true, &Serial),
-                    };
-                    traces.add(&draws.unwrap(), range.len() as f64 / SAMPLES as f64).unwrap();
+            // Layers and channels share their probes and so their luck; only seeds are independent.
+            let (mut totals, mut channels) = (Vec::new(), Vec::new());
+            for master in 0..SEEDS {
+                let mut traces = Traces::new(&s.slots.iter().map(|s| s.channels).collect::<Vec<_>>(), 8);
+                for block in 0..4 {
+                    for (batch, (lin, range)) in lins.iter().zip(&halves).enumerate() {
+                        let seed = |round| probes::seed(master, 1, block, batch as u64, round);
+                        let draws = match estimator {
+                            "noise" => {
+                                probes::squares(lin, &s.slots, 8, &|r| Noise::Rademacher(seed(r)), &Serial)
+                            }
+                            "global" => probes::global(lin, &s.slots, 8, &seed, &Serial),
+                            _ => probes::per_layer(lin, &s.slots, 8, &seed, &|_| true, &Serial),
+                        };
+                        traces.add(&draws.unwrap(), range.len() as f64 / SAMPLES as f64).unwrap();
+                    }
+                    traces.end_block(&|_| true);
                 }
-                traces.end_block(&|_| true);
+                for (i, (trace, each)) in truth.iter().enumerate() {
+                    totals.push((traces.total(i).unwrap(), *trace));
+                    channels.extend(traces.channels(i).into_iter().zip(each.iter().copied()));
+                }
             }
-            let totals: Vec<_> =
-                truth.iter().enumerate().map(|(i, (t, _))| (traces.total(i).unwrap(), *t)).collect();
-            let channels: Vec<_> = truth
-                .iter()
-                .enumerate()
-                .flat_map(|(i, (_, c))| traces.channels(i).into_iter().zip(c.clone()).collect::<Vec<_>>())
-                // Dead channels have neither trace nor error.
-                .filter(|(e, t)| e.std_error > 0.0 || *t != 0.0)
-                .collect();
-            let (a, b) = (covered(&totals), covered(&channels));
-            assert!(a + 2 >= totals.len(), "{f:?} {estimator}: {a} of {} traces", totals.len());
-            assert!(10 * b >= 8 * channels.len(), "{f:?} {estimator}: {b} of {} channels", channels.len());
+            // Dead channels have neither trace nor error.
+            channels.retain(|(e, t)| e.std_error > 0.0 || *t != 0.0);
+            for (what, list) in [("traces", totals), ("channels", channels)] {
+                let share = covered(&list) as f64 / list.len() as f64;
+                assert!((0.88..0.99).contains(&share), "{f:?} {estimator}: {share} of the {what}");
+            }
         }
     }
 }
