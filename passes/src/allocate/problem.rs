@@ -137,6 +137,16 @@ impl Problem {
         pairs.collect()
     }
 
+    /// Widths that some class can have in all its members, from the most generous to the cheapest.
+    pub fn levels(&self) -> Vec<LayerBits> {
+        super::monotone::levels(self)
+    }
+
+    /// The candidate of every class that is nearest to a level; pinned classes keep theirs.
+    pub fn at_level(&self, level: LayerBits) -> Vec<usize> {
+        self.classes.iter().map(|c| super::monotone::at_level(c, level)).collect()
+    }
+
     /// Number of the metric of this name.
     pub fn metric(&self, name: &str) -> Option<usize> {
         self.metrics.iter().position(|m| m.name == name)

@@ -14,7 +14,11 @@ use goshawk_compiler::{
     },
     import,
 };
-use goshawk_passes::{bits::BitPlan, calibrate::Method, lower};
+use goshawk_passes::{
+    bits::{BitPlan, LayerBits},
+    calibrate::Method,
+    lower,
+};
 use std::path::{Path, PathBuf};
 
 /// How to import a model.
@@ -311,6 +315,17 @@ fn affine(text: &str) -> std::result::Result<Affine, String> {
         (Ok(scale), Ok(zero_point)) => Ok(Affine { scale, zero_point }),
         _ => Err("expected SCALE,ZERO_POINT".into()),
     }
+}
+
+/// One pair of widths, `w4a8`.
+pub fn widths(text: &str) -> std::result::Result<LayerBits, String> {
+    LayerBits::parse(text).map_err(|e| e.to_string())
+}
+
+/// A layer and its widths, `conv1=w8a8`; names may hold `=`.
+pub fn pin(text: &str) -> std::result::Result<(String, LayerBits), String> {
+    let (name, bits) = text.rsplit_once('=').ok_or("expected LAYER=wXaY")?;
+    Ok((name.to_owned(), widths(bits)?))
 }
 
 fn method(text: &str) -> std::result::Result<Method, String> {

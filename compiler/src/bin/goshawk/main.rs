@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 a check failed, 2 usage or input error, 130 interrupted. Errors go to stderr with code, place,
 //! reason and remedy; results go to stdout, with `--json` as one JSON document.
+mod allocate;
 mod args;
 mod bench;
 mod calibrate;
@@ -14,6 +15,7 @@ mod ops;
 mod output;
 mod peak;
 mod profile;
+mod profile_costs;
 mod run;
 mod sensitivity;
 mod terminal;
@@ -41,6 +43,8 @@ enum Command {
     Run(run::Args),
     Eval(eval::Args),
     Diff(diff::Args),
+    Allocate(allocate::Args),
+    ProfileCosts(profile_costs::Args),
     Bench(bench::Args),
     Profile(profile::Args),
     Peak(peak::Args),
@@ -68,6 +72,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, json),
         Command::Eval(args) => eval::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
+        Command::Allocate(args) => allocate::run(&args, json),
+        Command::ProfileCosts(args) => profile_costs::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Profile(args) => profile::run(&args, json),
         Command::Peak(args) => peak::run(&args, json),
