@@ -7,6 +7,7 @@ pub mod allocate;
 pub mod bench;
 pub mod bits_file;
 pub mod build;
+pub mod cache;
 pub mod costs;
 pub mod diff;
 pub mod engine;

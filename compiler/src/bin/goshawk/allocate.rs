@@ -1,13 +1,14 @@
 //! `goshawk allocate`: a sensitivity profile and costs in, bit widths out.
 use crate::{
     Outcome,
-    args::{DataArgs, ImportArgs, PreprocessArgs, QuantArgs, TargetArgs, pin, widths},
+    args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs, pin, widths},
     output,
     terminal::Terminal,
 };
 use goshawk_compiler::{
     Code, Error, Result,
     artifact::{write_all_atomic, write_atomic},
+    data::{self, Dataset},
     driver::{
         allocate::{
             self, SOLVERS, Watched, budget,
@@ -67,8 +68,15 @@ pub struct Args {
     /// With --frontier --verify: also write the cheapest allocation that loses at most so many points to w8a8
     #[arg(long, value_name = "POINTS", requires = "verify", requires = "frontier")]
     max_drop: Option<f64>,
-    #[command(flatten)]
-    data: Option<DataArgs>,
+    /// Labelled data of --verify: .npy, .npz, idx, a folder of images, a PNG with --rows
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Its labels, if they are not beside it
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Use only this many samples of it, evenly spread
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
@@ -118,8 +126,14 @@ pub struct ChooseArgs {
 }
 
 impl ChooseArgs {
-    pub fn budgets(&self) -> &[Budget] {
-        &self.budget
+    /// Whether `goshawk compile` is to allocate at all.
+    pub fn is_asked(&self) -> bool {
+        !self.budget.is_empty()
+    }
+
+    /// Whether a latency matters.
+    pub fn needs_latency(&self) -> bool {
+        self.minimize == "latency" || self.budget.iter().any(|b| b.metric == "latency")
     }
 
     pub fn costs_path(&self) -> Option<&Path> {
@@ -130,12 +144,8 @@ impl ChooseArgs {
         &self.widths
     }
 
-    /// Everything that decides the allocation, in words, for cache keys.
-    pub fn words(&self) -> String {
-        format!(
-            "{:?} {} {} {} {:?} {:?} {}",
-            self.budget, self.minimize, self.solver, self.metric, self.widths, self.pin, self.free_ends
-        )
+    pub fn metric(&self) -> Metric {
+        self.metric
     }
 }
 
@@ -236,7 +246,14 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         threads: args.quant.threads(),
     };
     let data = match (&args.data, args.verify) {
-        (Some(data), true) => Some(data.open(&model.inputs(), &preprocess, None)?),
+        (Some(path), true) => {
+            let options = data::Options {
+                preprocess: preprocess.clone(),
+                labels: args.labels.clone(),
+                samples: args.limit,
+            };
+            Some(Dataset::open(path, &model.inputs(), &options)?)
+        }
         (None, true) => {
             return Err(Error::new(Code::DATA, "--verify needs labelled data").help("add --data PATH"));
         }

@@ -208,6 +208,21 @@ impl QuantArgs {
         self.method.unwrap_or(DEFAULT_METHOD).to_string()
     }
 
+    /// The calibration data.
+    pub fn calib(&self) -> Option<&Path> {
+        self.calib.as_deref()
+    }
+
+    /// Whether bit widths were given.
+    pub fn has_setting(&self) -> bool {
+        !self.bits.is_empty() || !self.uniform.is_empty()
+    }
+
+    /// The calibration method.
+    pub fn calibration_method(&self) -> Method {
+        self.method.unwrap_or(DEFAULT_METHOD)
+    }
+
     pub fn samples(&self) -> usize {
         self.samples
     }

@@ -1,20 +1,26 @@
 //! `goshawk compile`: model and calibration in, library, header and manifest out.
 use crate::{
     Outcome,
+    allocate::ChooseArgs,
     args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs},
+    chain::{self, CacheArgs},
     output,
     terminal::Terminal,
 };
 use goshawk_compiler::{
     Code, Error, Result, artifact,
-    codegen::LayerReport,
+    codegen::{LayerReport, Target},
+    data::Preprocess,
     driver::{
+        bits_file,
         build::{self, Kind, Outputs},
+        cache::Stage,
         model::Model,
         profile, progress,
     },
 };
 use goshawk_ir::text;
+use goshawk_passes::{bits::BitPlan, calibrate::Ranges};
 use serde::Serialize;
 use std::{
     ffi::OsString,
@@ -49,6 +55,13 @@ pub struct Args {
     /// Also write the calibrated ranges
     #[arg(long, value_name = "FILE")]
     save_ranges: Option<PathBuf>,
+    /// Also write the bit widths of all layers
+    #[arg(long, value_name = "FILE.toml")]
+    save_bits: Option<PathBuf>,
+    #[command(flatten)]
+    choose: ChooseArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     quant: QuantArgs,
     #[command(flatten)]
@@ -74,6 +87,11 @@ struct Report {
     macs: u64,
     seconds: f64,
     layers: Vec<LayerReport>,
+    /// With `--budget`: what was chosen, and what the cache had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocation: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stages: Vec<Stage>,
 }
 
 #[derive(Serialize)]
@@ -94,16 +112,22 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
             printer.add(pass, &text::print(graph));
         }
     })?;
-    let (bits, plan) = args.quant.setting(&model)?;
-    let calibration = args.quant.calibration(&model, &preprocess)?;
     let options = args.quant.lowering();
-    let ranges = calibration.ranges(&model, &plan, &options)?;
-    let quantized = model.lower(&ranges, &plan, &options)?;
+    let setting = setting(args, &model, &preprocess, &target)?;
+    let Setting { bits, plan, ranges, .. } = &setting;
+    let (bits, ranges) = (bits.clone(), ranges.clone());
+    let quantized = model.lower(&ranges, plan, &options)?;
     if printer.wants(LOWER) {
         printer.add(LOWER, &text::print(&quantized.graph));
     }
     progress::check(&Terminal)?;
     let mut built = build::build(&model, &quantized, &target, &outputs, args.linker.as_deref())?;
+    check_arena(setting.arena, built.arena_bytes)?;
+    if let Some(path) = &args.save_bits {
+        built
+            .files
+            .push((path.clone(), bits_file::print(&bits_file::listed(plan, &model.graph)?).into_bytes()));
+    }
     if let Some(path) = &args.save_ranges {
         let origin = model.origin(&args.quant.method_name(), &bits, args.quant.samples());
         built.files.push((path.clone(), profile::print(&ranges, &origin)?.into_bytes()));
@@ -120,9 +144,60 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         macs: built.layers.iter().map(|l| l.macs).sum(),
         seconds: start.elapsed().as_secs_f64(),
         layers: built.layers,
+        allocation: setting.allocation,
+        stages: setting.stages,
     };
     output::print(json, &report, |r| format!("{}{}", printer.text, human(r, args.explain)))?;
     Ok(Outcome::Done)
+}
+
+/// Widths and ranges to compile with.
+struct Setting {
+    bits: String,
+    plan: BitPlan,
+    ranges: Ranges,
+    arena: Option<f64>,
+    allocation: Option<String>,
+    stages: Vec<Stage>,
+}
+
+/// Those that the user gives, or those that the budgets lead to.
+fn setting(args: &Args, model: &Model, preprocess: &Preprocess, target: &Target) -> Result<Setting> {
+    if !args.choose.is_asked() {
+        let (bits, plan) = args.quant.setting(model)?;
+        let calibration = args.quant.calibration(model, preprocess)?;
+        let ranges = calibration.ranges(model, &plan, &args.quant.lowering())?;
+        return Ok(Setting { bits, plan, ranges, arena: None, allocation: None, stages: Vec::new() });
+    }
+    if args.quant.has_setting() {
+        return Err(Error::new(
+            Code::BITS,
+            "--budget chooses the bit widths, so --bits and --uniform have no place",
+        )
+        .help("fix single layers with --pin LAYER=wXaY"));
+    }
+    let chosen = chain::choose(model, &args.quant, preprocess, &args.choose, &args.cache, target)?;
+    Ok(Setting {
+        bits: "allocated widths".to_owned(),
+        plan: chosen.plan,
+        ranges: chosen.ranges,
+        arena: chosen.arena,
+        allocation: Some(chosen.summary),
+        stages: chosen.stages,
+    })
+}
+
+/// The arena is no sum over layers and hardly depends on the widths: its budget is checked on what was made.
+fn check_arena(max: Option<f64>, bytes: usize) -> Result<()> {
+    match max.filter(|max| bytes as f64 > *max) {
+        Some(max) => Err(Error::new(
+            Code::BITS,
+            format!("the arena takes {bytes} bytes, more than the {max:.0} allowed"),
+        )
+        .because("activations of up to 8 bits take a byte each, so bit widths hardly change the arena")
+        .help("a smaller input or batch needs less")),
+        None => Ok(()),
+    }
 }
 
 fn human(r: &Report, explain: bool) -> String {
@@ -155,6 +230,13 @@ fn human(r: &Report, explain: bool) -> String {
         r.stack_bytes,
         r.seconds
     );
+    if let Some(allocation) = &r.allocation {
+        let _ = writeln!(out, "  {allocation}");
+    }
+    for stage in &r.stages {
+        let from = if stage.cached { "from the cache" } else { "made" };
+        let _ = writeln!(out, "  {} {from}, {:.2} s", stage.name, stage.seconds);
+    }
     for file in &r.files {
         let _ = writeln!(out, "  {}  {} bytes", Path::display(&file.path), file.bytes);
     }

@@ -6,6 +6,7 @@ mod allocate;
 mod args;
 mod bench;
 mod calibrate;
+mod chain;
 mod compile;
 mod diff;
 mod eval;

@@ -14,7 +14,7 @@ use goshawk_compiler::{
         table::{CostTable, Whole},
     },
 };
-use goshawk_passes::bits::LayerBits;
+use goshawk_passes::bits::{BitPlan, LayerBits};
 use serde::Serialize;
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -72,7 +72,9 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         again: args.again,
         lowering: args.quant.lowering(),
     };
-    let summary = measure::measure(&model, &calibration, &target, &options, &mut table, &Terminal)?;
+    let lowering = args.quant.lowering();
+    let ranges = |plan: &BitPlan| calibration.ranges(&model, plan, &lowering);
+    let summary = measure::measure(&model, &ranges, &target, &options, &mut table, &Terminal)?;
     write_atomic(&args.output, table.print()?.as_bytes())?;
     let roofline = Roofline::new(table.cpus.get(&summary.isa));
     let mut rooflines = Vec::new();

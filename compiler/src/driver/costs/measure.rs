@@ -21,13 +21,14 @@ use crate::{
     codegen::Target,
     driver::{
         build,
-        model::{Calibration, Model, Quantized},
+        model::{Model, Quantized},
         progress::{self, Progress},
     },
 };
 use goshawk_ir::{NodeId, TensorType};
 use goshawk_passes::{
     bits::{BitPlan, LayerBits},
+    calibrate::Ranges,
     lower,
 };
 use goshawk_runtime::Library;
@@ -71,13 +72,13 @@ pub fn isa(target: &Target) -> String {
     format!("{} {}", target.triple(), target.isa())
 }
 
-/// Measures the model and adds the times to the table.
+/// Measures the model and adds the times to the table; `ranges` gives the calibrated ranges for a plan.
 ///
 /// # Errors
 /// [`Code::TARGET`] where the target does not run here; those of quantization and compilation; [`Code::INTERRUPTED`].
 pub fn measure(
     model: &Model,
-    calibration: &Calibration,
+    ranges: &dyn Fn(&BitPlan) -> Result<Ranges>,
     target: &Target,
     options: &Options,
     table: &mut CostTable,
@@ -95,8 +96,7 @@ pub fn measure(
     let mut lowered = Vec::new();
     for bits in &options.widths {
         let plan = everywhere(*bits);
-        let ranges = calibration.ranges(model, &plan, &options.lowering)?;
-        lowered.push((*bits, model.lower(&ranges, &plan, &options.lowering)?));
+        lowered.push((*bits, model.lower(&ranges(&plan)?, &plan, &options.lowering)?));
     }
     let Some((_, first)) = lowered.first() else {
         return Err(Error::new(Code::BITS, "there are no widths to measure").help("add --widths w8a8,w4a8"));
@@ -189,7 +189,7 @@ fn fit(layers: &[Vec<Time>], measured: &[(String, f64)]) -> ModelTable {
 }
 
 /// Name of this machine's processor, where the operating system tells.
-fn processor() -> String {
+pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
     name.map_or(String::new(), |(_, name)| name.trim().to_owned())
