@@ -12,7 +12,7 @@
 #define GOSHAWK_OK 0
 #define GOSHAWK_E_NULL 1     /* a pointer that must not be NULL is NULL */
 #define GOSHAWK_E_ALIGN 2    /* the arena is not aligned to 64 bytes */
-#define GOSHAWK_E_ISA 3      /* this CPU lacks an instruction set that the library was compiled for */
+#define GOSHAWK_E_ISA 3      /* this CPU runs none of the levels of instruction sets that the library has code for */
 #define GOSHAWK_E_EXECUTOR 4 /* the executor's struct_size, threads or parallel_for makes no sense */
 #define GOSHAWK_E_PARALLEL 5 /* parallel_for returned an error; outputs and arena hold anything */
 
@@ -64,12 +64,21 @@ typedef struct goshawk_model_info {
     uint32_t outputs_offset; /* of the first output's record */
     uint32_t json_offset;    /* of the manifest: JSON, terminated by a NUL */
     uint32_t json_bytes;     /* length of the manifest without the NUL */
-    uint32_t reserved;
+    uint32_t level_count;    /* levels of instruction sets that the library has code for, at least 1 */
+    uint32_t level_size;     /* distance of two goshawk_level_info records */
+    uint32_t levels_offset;  /* of the first level's record */
     char name[64];         /* of the network; terminated, cut if longer */
-    char isa[256];         /* target triple and instruction sets */
+    char isa[256];         /* target triple and instruction sets of the best level */
     char model_sha256[65]; /* of the ONNX file, in hexadecimal */
     char reserved_tail[7];
 } goshawk_model_info;
+
+/* A level of instruction sets: code for CPUs that have all of them. */
+typedef struct goshawk_level_info {
+    uint32_t struct_size; /* of this record, in the library */
+    uint32_t reserved;
+    char isa[256]; /* target triple and instruction sets; terminated */
+} goshawk_level_info;
 
 /* The record of input `index`, NULL if there is no such input. */
 static inline const goshawk_tensor_info *goshawk_input(const goshawk_model_info *model, uint32_t index) {
@@ -81,6 +90,12 @@ static inline const goshawk_tensor_info *goshawk_input(const goshawk_model_info 
 static inline const goshawk_tensor_info *goshawk_output(const goshawk_model_info *model, uint32_t index) {
     const void *record = (const char *)model + model->outputs_offset + (size_t)index * model->tensor_size;
     return index < model->output_count ? (const goshawk_tensor_info *)record : NULL;
+}
+
+/* The record of level `index`, best first, NULL if there is none: <prefix>_level() gives the index that this CPU runs. */
+static inline const goshawk_level_info *goshawk_level(const goshawk_model_info *model, uint32_t index) {
+    const void *record = (const char *)model + model->levels_offset + (size_t)index * model->level_size;
+    return index < model->level_count ? (const goshawk_level_info *)record : NULL;
 }
 
 /* The manifest: a JSON document that describes the layers, their bits and their kernels. */
@@ -114,7 +129,7 @@ static inline const char *goshawk_error_text(int result) {
     case GOSHAWK_E_ALIGN:
         return "the arena is not aligned to 64 bytes";
     case GOSHAWK_E_ISA:
-        return "this CPU lacks an instruction set that the library was compiled for";
+        return "this CPU runs none of the levels of instruction sets that the library has code for";
     case GOSHAWK_E_EXECUTOR:
         return "the executor's struct_size, threads or parallel_for makes no sense";
     case GOSHAWK_E_PARALLEL:

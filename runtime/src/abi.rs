@@ -22,7 +22,7 @@ pub const OK: c_int = 0;
 pub const E_NULL: c_int = 1;
 /// The arena is not aligned to [`ARENA_ALIGN`].
 pub const E_ALIGN: c_int = 2;
-/// The CPU lacks an instruction set that the library was compiled for.
+/// The CPU runs none of the levels of instruction sets that the library has code for.
 pub const E_ISA: c_int = 3;
 /// The executor's size, number of threads or `parallel_for` makes no sense.
 pub const E_EXECUTOR: c_int = 4;
@@ -106,11 +106,15 @@ pub struct ModelRecord {
     pub json_offset: u32,
     /// Length of the manifest without the 0 byte.
     pub json_bytes: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Number of levels of instruction sets, at least 1.
+    pub level_count: u32,
+    /// Distance of two [`LevelRecord`]s in bytes.
+    pub level_size: u32,
+    /// Offset of the first level's record.
+    pub levels_offset: u32,
     /// Name of the network, terminated by 0.
     pub name: [c_char; 64],
-    /// Target triple and instruction sets, terminated by 0.
+    /// Target triple and instruction sets of the best level, terminated by 0.
     pub isa: [c_char; 256],
     /// SHA-256 of the ONNX file in hexadecimal, terminated by 0.
     pub model_sha256: [c_char; 65],
@@ -118,15 +122,30 @@ pub struct ModelRecord {
     pub reserved_tail: [c_char; 7],
 }
 
+/// `goshawk_level_info`: a level of instruction sets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LevelRecord {
+    /// Size of this record in the library.
+    pub struct_size: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Target triple and instruction sets, terminated by 0.
+    pub isa: [c_char; 256],
+}
+
 /// `<prefix>_run` and `<prefix>_run_f32`: pointers to the structs of input and output pointers, arena, executor.
 pub type RunFn =
     unsafe extern "C" fn(*const *const c_void, *const *mut c_void, *mut c_void, *const Executor) -> c_int;
+/// `<prefix>_level`: index of the level that this CPU runs, -1 if there is none.
+pub type LevelFn = unsafe extern "C" fn() -> c_int;
 /// `<prefix>_info`.
 pub type InfoFn = unsafe extern "C" fn() -> *const ModelRecord;
 
 const _: () = {
     assert!(size_of::<TensorRecord>() == 288 && offset_of!(TensorRecord, name) == 160);
-    assert!(size_of::<ModelRecord>() == 448 && offset_of!(ModelRecord, name) == 56);
-    assert!(offset_of!(ModelRecord, arena_bytes) == 8 && offset_of!(ModelRecord, reserved) == 52);
+    assert!(size_of::<ModelRecord>() == 456 && offset_of!(ModelRecord, name) == 64);
+    assert!(offset_of!(ModelRecord, arena_bytes) == 8 && offset_of!(ModelRecord, level_count) == 52);
+    assert!(size_of::<LevelRecord>() == 264 && offset_of!(LevelRecord, isa) == 8);
     assert!(size_of::<Executor>() == 4 * size_of::<usize>());
 };

@@ -112,7 +112,7 @@ pub enum RunError {
         /// Alignment that is needed, in bytes.
         align: usize,
     },
-    /// The CPU lacks an instruction set that the library was compiled for.
+    /// The CPU runs none of the levels of instruction sets that the library has code for.
     Isa(
         /// Triple and instruction sets of the library.
         String,

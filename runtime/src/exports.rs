@@ -5,7 +5,7 @@
 const SHT_DYNSYM: u32 = 11;
 const SYMBOL_SIZE: usize = 24;
 
-/// C prefixes of the networks in the library: `p` for every exported `p_run`, `p_run_f32`, `p_info`; sorted.
+/// C prefixes of the networks in the library: `p` for every exported `p_run`, `p_run_f32`, `p_level`, `p_info`; sorted.
 ///
 /// # Errors
 /// Says why the bytes are not a readable 64-bit little-endian ELF shared object.
@@ -15,7 +15,7 @@ pub fn prefixes(file: &[u8]) -> Result<Vec<String>, String> {
     let mut prefixes: Vec<String> = names
         .iter()
         .filter_map(|n| n.strip_suffix("_run_f32"))
-        .filter(|p| has(format!("{p}_run")) && has(format!("{p}_info")))
+        .filter(|p| has(format!("{p}_run")) && has(format!("{p}_level")) && has(format!("{p}_info")))
         .map(str::to_owned)
         .collect();
     prefixes.sort_unstable();

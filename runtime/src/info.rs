@@ -1,6 +1,6 @@
 //! What a compiled library says about itself, checked and copied out of its memory.
 use crate::{
-    abi::{ABI_VERSION, ARENA_ALIGN, MAX_RANK, ModelRecord, TensorRecord},
+    abi::{ABI_VERSION, ARENA_ALIGN, LevelRecord, MAX_RANK, ModelRecord, TensorRecord},
     error::LoadError,
 };
 use std::{
@@ -10,6 +10,8 @@ use std::{
 
 /// Most inputs or outputs that are believed: a limit against nonsense.
 const MAX_TENSORS: u32 = 1 << 12;
+/// Most levels that are believed.
+const MAX_LEVELS: u32 = 255;
 /// Largest arena that is believed.
 const MAX_ARENA: u64 = 1 << 40;
 
@@ -87,8 +89,10 @@ impl TensorInfo {
 pub struct ModelInfo {
     /// Name of the network, cut after 63 bytes.
     pub name: String,
-    /// Target triple and instruction sets.
+    /// Target triple and instruction sets of the best level.
     pub isa: String,
+    /// Target triple and instruction sets of every level that the library has code for, best first.
+    pub levels: Vec<String>,
     /// SHA-256 of the ONNX file in hexadecimal.
     pub model_sha256: String,
     /// Scratch memory that a run needs, in bytes.
@@ -136,7 +140,18 @@ impl ModelInfo {
         {
             return Err(LoadError::BadInfo("table of tensors".into()));
         }
+        if (model.level_size as usize) < size_of::<LevelRecord>()
+            || (model.level_size | model.levels_offset) % 8 != 0
+            || !(1..=MAX_LEVELS).contains(&model.level_count)
+        {
+            return Err(LoadError::BadInfo("table of levels".into()));
+        }
         let base = record.cast::<u8>();
+        let levels = (0..model.level_count as usize).map(|i| {
+            let offset = model.levels_offset as usize + i * model.level_size as usize;
+            // SAFETY: the library has `level_count` records of `level_size` bytes there, 8-byte aligned.
+            text(unsafe { &(*base.add(offset).cast::<LevelRecord>()).isa })
+        });
         let table = |offset: u32, count: u32| {
             (0..count as usize)
                 .map(|i| {
@@ -156,6 +171,7 @@ impl ModelInfo {
         Ok(Self {
             name: text(&model.name),
             isa: text(&model.isa),
+            levels: levels.collect(),
             model_sha256: text(&model.model_sha256),
             arena_bytes: model.arena_bytes as usize,
             stack_bytes: model.stack_bytes as usize,

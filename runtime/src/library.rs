@@ -1,6 +1,6 @@
 //! Loads and runs compiled libraries.
 use crate::{
-    abi::{self, InfoFn, RunFn},
+    abi::{self, InfoFn, LevelFn, RunFn},
     arena::Arena,
     error::{LoadError, RunError},
     exports,
@@ -15,8 +15,10 @@ use std::{ffi::c_void, path::Path, ptr, sync::Arc};
 pub struct Library {
     run: RunFn,
     run_f32: RunFn,
+    level: LevelFn,
     info: ModelInfo,
     prefix: String,
+    pool: Option<Arc<Pool>>,
     /// Unloaded last: the functions above live in it.
     _handle: libloading::Library,
 }
@@ -53,16 +55,17 @@ impl Library {
         let handle = unsafe { libloading::Library::new(&absolute) }.map_err(fail)?;
         // SAFETY: these are the types that every library compiled by goshawk gives these symbols; the pointers do not
         // outlive `handle`, which the result owns.
-        let (run, run_f32, info) = unsafe {
+        let (run, run_f32, level, info) = unsafe {
             (
                 *handle.get::<RunFn>(format!("{prefix}_run").as_bytes()).map_err(fail)?,
                 *handle.get::<RunFn>(format!("{prefix}_run_f32").as_bytes()).map_err(fail)?,
+                *handle.get::<LevelFn>(format!("{prefix}_level").as_bytes()).map_err(fail)?,
                 *handle.get::<InfoFn>(format!("{prefix}_info").as_bytes()).map_err(fail)?,
             )
         };
         // SAFETY: `info` takes nothing and returns the address of the library's info block.
         let info = unsafe { ModelInfo::read(info()) }?;
-        Ok(Self { run, run_f32, info, prefix: prefix.to_owned(), _handle: handle })
+        Ok(Self { run, run_f32, level, info, prefix: prefix.to_owned(), pool: None, _handle: handle })
     }
 
     /// Facts about the network.
@@ -70,14 +73,25 @@ impl Library {
         &self.info
     }
 
+    /// Index in [`ModelInfo::levels`] of the level that this CPU runs; `None` if it runs none of them.
+    pub fn level(&self) -> Option<usize> {
+        // SAFETY: the function takes nothing and only asks the CPU.
+        usize::try_from(unsafe { (self.level)() }).ok()
+    }
+
     /// C prefix of its functions.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// A session: an arena to run in, on one thread.
+    /// Sessions run on the threads of this pool from now on, on one thread without.
+    pub fn set_pool(&mut self, pool: Option<Arc<Pool>>) {
+        self.pool = pool;
+    }
+
+    /// A session: an arena to run in.
     pub fn session(&self) -> Session<'_> {
-        Session { arena: Arena::new(self.info.arena_bytes), library: self, pool: None }
+        Session { arena: Arena::new(self.info.arena_bytes), library: self, pool: self.pool.clone() }
     }
 
     /// Runs once on integer tensors: bytes of the inputs in, bytes of the outputs out.
@@ -178,7 +192,7 @@ impl Session<'_> {
         let code = unsafe { run(inputs.as_ptr(), outputs.as_ptr(), self.arena.as_mut_ptr(), executor) };
         match code {
             abi::OK => Ok(()),
-            abi::E_ISA => Err(RunError::Isa(self.library.info.isa.clone())),
+            abi::E_ISA => Err(RunError::Isa(self.library.info.levels.join(", or "))),
             code => Err(RunError::Code(code)),
         }
     }

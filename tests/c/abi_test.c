@@ -180,6 +180,10 @@ static void check_info(void) {
     CHECK(memcmp(t->dims, shape, sizeof shape) == 0 && memcmp(t->f32_dims, f32_shape, sizeof f32_shape) == 0);
     CHECK(goshawk_elements(t) == NET_INPUT0_ELEMENTS && goshawk_bytes(t) == NET_INPUT0_BYTES);
     CHECK(goshawk_bytes(goshawk_output(model, 0)) == NET_OUTPUT0_BYTES);
+    CHECK(net_level() >= 0 && (uint32_t)net_level() < model->level_count);
+    CHECK(goshawk_level(model, 0)->struct_size == sizeof(goshawk_level_info));
+    CHECK(strcmp(goshawk_level(model, 0)->isa, model->isa) == 0);
+    CHECK(goshawk_level(model, model->level_count) == NULL);
     CHECK(strlen(goshawk_manifest(model)) == model->json_bytes && goshawk_manifest(model)[0] == '{');
     CHECK(strcmp(goshawk_error_text(GOSHAWK_OK), "success") == 0);
     CHECK(strcmp(goshawk_error_text(-1), "unknown error") == 0);

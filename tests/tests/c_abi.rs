@@ -29,7 +29,7 @@ fn bundle(graph: &IntGraph, target: &Target) -> Bundle {
     compile(Request {
         graph,
         memory: &memory,
-        target: target.clone(),
+        levels: std::slice::from_ref(target),
         prefix: CName::new("net").expect("usable"),
         model_sha256: "0".repeat(64),
         listing: false,
@@ -228,7 +228,7 @@ fn valgrind_finds_nothing() {
 }
 
 #[test]
-fn libraries_have_three_symbols_and_no_loose_ends() {
+fn libraries_have_four_symbols_and_no_loose_ends() {
     for triple in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"] {
         for graph in nets::all().expect("well formed") {
             let target = Target::parse(Some(triple), "").expect("known");
@@ -236,7 +236,7 @@ fn libraries_have_three_symbols_and_no_loose_ends() {
             let file = object::File::parse(&*library).expect("an ELF file");
             let mut names: Vec<_> = file.dynamic_symbols().filter_map(|s| s.name().ok()).collect();
             names.sort_unstable();
-            assert_eq!(names, ["net_info", "net_run", "net_run_f32"]);
+            assert_eq!(names, ["net_info", "net_level", "net_run", "net_run_f32"]);
             assert!(file.dynamic_symbols().all(|s| s.is_definition()), "nothing is undefined");
             assert_eq!(file.dynamic_relocations().map_or(0, Iterator::count), 0, "nothing to relocate");
             assert!(file.symbols().filter(|s| s.is_local()).count() > 3, "profilers see the layers");
@@ -282,6 +282,35 @@ fn the_loader_runs_what_was_compiled() {
         let error = library.run(&short).expect_err("a byte is missing");
         assert!(error.to_string().contains(&graph.inputs[0].name), "{error}");
     }
+}
+
+/// Many runs from several host threads, each with its session and pool: more threads than cores.
+#[test]
+fn sessions_with_pools_do_not_disturb_each_other() {
+    let graph = nets::broad().expect("well formed");
+    let expected = Expected::new(&graph);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("libnet.so");
+    fs::write(&path, bundle(&graph, &native()).shared("libnet.so", None).expect("links")).expect("writable");
+    let library = Library::open(&path).expect("loads");
+    let inputs: Vec<_> = expected.inputs.iter().map(Tensor::to_bytes).collect();
+    let inputs: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
+    let outputs: Vec<_> = expected.outputs.iter().map(Tensor::to_bytes).collect();
+    std::thread::scope(|scope| {
+        for threads in 1..=4 {
+            let (library, inputs, outputs) = (&library, &inputs, &outputs);
+            scope.spawn(move || {
+                let mut session = library.session().threads(threads).expect("threads");
+                for _ in 0..60 {
+                    let mut found: Vec<Vec<u8>> = outputs.iter().map(|o| vec![0xa5; o.len()]).collect();
+                    let mut slices: Vec<&mut [u8]> = found.iter_mut().map(Vec::as_mut_slice).collect();
+                    session.run(inputs, &mut slices).expect("runs");
+                    assert!(found == *outputs, "{threads} threads");
+                }
+            });
+        }
+    });
+    assert!(library.session().threads(0).is_err(), "no threads at all");
 }
 
 #[test]

@@ -19,13 +19,14 @@ fn artefacts(with_cc: bool) -> BTreeMap<String, Vec<u8>> {
             ("x86_64-unknown-linux-gnu", "x86-64"),
             ("x86_64-unknown-linux-gnu", "x86-64-v3"),
             ("x86_64-unknown-linux-gnu", "avx512vnni"),
+            ("x86_64-unknown-linux-gnu", "x86-64-v3,avx512vnni"),
             ("aarch64-unknown-linux-gnu", "generic+dotprod"),
         ] {
             let memory = memory::plan(&graph).expect("a plan");
             let bundle = compile(Request {
                 graph: &graph,
                 memory: &memory,
-                target: Target::parse(Some(triple), cpu).expect("known"),
+                levels: &Target::parse_levels(Some(triple), cpu).expect("known"),
                 prefix: CName::from_model_name(&graph.name),
                 model_sha256: String::new(),
                 listing: true,

@@ -109,7 +109,7 @@ fn object(g: &IntGraph, options: &Options) -> Vec<u8> {
     let plan = codegen::plan(g, &memory, options).expect("plan");
     let origin = Origin {
         model_sha256: String::new(),
-        isa: options.target.isa(),
+        levels: options.levels().map(Target::isa).collect(),
         arena_bytes: plan.arena_bytes,
         arena_lower_bound: memory.lower_bound,
     };
@@ -133,6 +133,7 @@ fn shared_libraries() {
         let inputs = generate::inputs(&g, seed);
         let bytes: Vec<Vec<u8>> = inputs.iter().map(Tensor::to_bytes).collect();
         let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        assert_eq!(library.level(), Some(0));
         let got = library.run(&slices).expect("run");
         let want: Vec<_> = int::run(&g, &inputs).expect("interpreter").iter().map(Tensor::to_bytes).collect();
         assert!(got == want, "seed {seed}\n{}", text::print(&g));
@@ -166,6 +167,84 @@ fn missing_cpu_features_are_reported() {
         // Twice: the first call looks at the CPU, the second one at the answer that was kept.
         for _ in 0..2 {
             assert!(matches!(library.run(&slices), Err(RunError::Isa(_))), "{cpu}");
+        }
+    }
+}
+
+/// Several levels in one library: the best one that this CPU has runs, whatever else is in it; none is an error.
+#[test]
+fn levels_are_chosen_at_run_time() {
+    let native = Target::native().expect("a supported machine");
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let x64 = Some("x86_64-unknown-linux-gnu");
+    let missing: Vec<&str> = ["avxvnni", "x86-64-v4+avxvnni", "avx512vnni", "x86-64-v3"]
+        .into_iter()
+        .filter(|cpu| !Target::parse(x64, cpu).expect("known").runs_here())
+        .collect();
+    let pools = pools();
+    for (n, cpus) in ["x86-64-v3,avx512vnni", "x86-64,x86-64-v2", "x86-64-v3", "x86-64,x86-64-v3,x86-64-v4"]
+        .into_iter()
+        .flat_map(|cpus| {
+            std::iter::once(cpus.to_owned()).chain(missing.iter().map(move |m| format!("{cpus},{m}")))
+        })
+        .chain(missing.iter().map(|m| (*m).to_owned()))
+        .enumerate()
+    {
+        let levels = Target::parse_levels(x64, &cpus).expect(&cpus);
+        let here = levels.iter().position(Target::runs_here);
+        if let Some(i) = here {
+            assert!(levels[..i].iter().all(|l| !l.features().all(|f| native.has(f))), "{cpus}");
+        }
+        let options = Options::for_levels(&levels, "m").expect("levels");
+        let options = Options { any_width: true, share_all: true, ..options };
+        for seed in (n as u64..60).step_by(12) {
+            let g = graph(seed);
+            let memory = memory::plan(&g).expect("plan");
+            let path = dir.path().join(format!("libm{n}_{seed}.so"));
+            std::fs::write(&path, shared::link(&object(&g, &options), "libm.so").expect("link"))
+                .expect("write");
+            let library = Library::open(&path).unwrap_or_else(|e| panic!("{cpus} {seed}: {e}"));
+            assert_eq!(library.info().levels, levels.iter().map(Target::isa).collect::<Vec<_>>());
+            let inputs = generate::inputs(&g, seed);
+            let bytes: Vec<Vec<u8>> = inputs.iter().map(Tensor::to_bytes).collect();
+            let slices: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+            // Before and after the first run, which keeps what it finds out.
+            assert_eq!(library.level(), here, "{cpus}");
+            let Some(level) = here else {
+                let error = library.run(&slices).expect_err("no level runs here");
+                assert!(
+                    matches!(&error, RunError::Isa(isas) if levels.iter().all(|l| isas.contains(&l.isa())))
+                );
+                assert_eq!(library.level(), None);
+                assert!(codegen::jit(&g, &memory, &options).is_err());
+                continue;
+            };
+            let want = int::run(&g, &inputs).expect("interpreter");
+            let want_bytes: Vec<_> = want.iter().map(Tensor::to_bytes).collect();
+            for pool in &pools {
+                let mut session = library.session();
+                if let Some(pool) = pool {
+                    session = session.pool(Arc::clone(pool));
+                }
+                let mut got: Vec<Vec<u8>> = want_bytes.iter().map(|b| vec![0; b.len()]).collect();
+                let mut outputs: Vec<&mut [u8]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+                session.run(&slices, &mut outputs).expect("run");
+                assert!(got == want_bytes, "{cpus} seed {seed}\n{}", text::print(&g));
+            }
+            assert_eq!(library.level(), here, "{cpus}");
+            let jit = codegen::jit(&g, &memory, &options).expect("a level runs here");
+            assert!(jit.run(&inputs).expect("run") == want, "{cpus} seed {seed}");
+            assert_eq!(jit.arena_bytes(), library.info().arena_bytes);
+            let alone = codegen::plan(
+                &g,
+                &memory,
+                &Options { any_width: true, ..Options::new(levels[level].clone(), "m") },
+            );
+            assert_eq!(
+                jit.layers,
+                alone.expect("plan").layers,
+                "{cpus}: the report is that of the level that runs"
+            );
         }
     }
 }

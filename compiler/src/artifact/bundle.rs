@@ -21,8 +21,8 @@ pub struct Request<'a> {
     pub graph: &'a IntGraph,
     /// Its memory plan.
     pub memory: &'a MemoryPlan,
-    /// Processor and features.
-    pub target: Target,
+    /// Processor and features, one level or several, best first ([`Target::parse_levels`]).
+    pub levels: &'a [Target],
     /// C prefix.
     pub prefix: CName,
     /// SHA-256 of the ONNX file in hexadecimal; empty if there is none.
@@ -50,19 +50,20 @@ pub struct Bundle {
 /// # Errors
 /// Bit widths that the target cannot execute, or ports that the C interface cannot express.
 pub fn compile(request: Request<'_>) -> Result<Bundle> {
-    let Request { graph, memory, target, prefix, model_sha256, listing, any_width } = request;
-    let mut options = codegen::Options::new(target, prefix.as_str());
+    let Request { graph, memory, levels, prefix, model_sha256, listing, any_width } = request;
+    let mut options = codegen::Options::for_levels(levels, prefix.as_str())?;
     (options.listing, options.any_width) = (listing, any_width);
-    let plan = codegen::plan(graph, memory, &options)?;
+    let plans = codegen::plans(graph, memory, &options)?;
+    let (arena_bytes, scratch_bytes) = plans.first().map_or((0, 0), |p| (p.arena_bytes, p.scratch_bytes));
     let origin = Origin {
         model_sha256,
-        isa: format!("{} {}", options.target.triple(), options.target.isa()),
-        arena_bytes: plan.arena_bytes,
-        arena_lower_bound: memory.lower_bound + plan.scratch_bytes,
+        levels: options.levels().map(|t| format!("{} {}", t.triple(), t.isa())).collect(),
+        arena_bytes,
+        arena_lower_bound: memory.lower_bound + scratch_bytes,
     };
     let network = Network::new(graph, prefix, origin)?;
-    let layers = plan.layers.iter().map(|report| layer(graph, report)).collect();
-    let mut manifest = Manifest::new(&network, layers);
+    let layers = plans.iter().map(|p| p.layers.iter().map(|report| layer(graph, report)).collect());
+    let mut manifest = Manifest::new(&network, layers.collect());
     options.info = info::block(&network, &manifest.to_json()?)?;
     let object = codegen::object(graph, memory, &options)?;
     manifest.stack_bytes = Some(object.stack_bytes);

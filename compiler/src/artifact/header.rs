@@ -12,12 +12,16 @@ pub fn render(network: &Network, stack_bytes: u32) -> String {
     let mut h = String::new();
     let _ = write!(
         h,
-        "/* {p}.h: network {name}, compiled by goshawk {version}.\n *\n * model sha256: {sha}\n * target: {isa}\n *\n",
+        "/* {p}.h: network {name}, compiled by goshawk {version}.\n *\n * model sha256: {sha}\n * target: {isa}\n",
         name = comment(&network.name),
         version = env!("CARGO_PKG_VERSION"),
         sha = if network.origin.model_sha256.is_empty() { "none" } else { &network.origin.model_sha256 },
-        isa = comment(&network.origin.isa),
+        isa = comment(network.origin.isa()),
     );
+    for isa in network.origin.levels.iter().skip(1) {
+        let _ = writeln!(h, " * or: {}", comment(isa));
+    }
+    h.push_str(" *\n");
     let _ = write!(
         h,
         " * A run reads the inputs, writes the outputs, uses the arena as scratch memory and keeps nothing: calls with\n\
@@ -51,6 +55,9 @@ pub fn render(network: &Network, stack_bytes: u32) -> String {
          /* The same on floats: quantizes the inputs, runs, dequantizes the outputs. */\n\
          int {p}_run_f32(const {p}_inputs_f32 *inputs, const {p}_outputs_f32 *outputs, void *arena,\n                \
          const goshawk_executor *executor);\n\n\
+         /* Index of the instruction sets that runs on this CPU use: 0 for the target above, 1 for the first one of those\n\
+         \x20* below it, -1 where the CPU has none of them and runs return GOSHAWK_E_ISA. */\n\
+         int {p}_level(void);\n\n\
          /* Describes the network at run time; never NULL. */\n\
          const goshawk_model_info *{p}_info(void);\n\n\
          #ifdef __cplusplus\n}}\n#endif\n\n#endif /* GOSHAWK_MODEL_{up}_H */\n"

@@ -1,17 +1,18 @@
 //! The info block: what a compiled library says about itself, one position-independent object in `.rodata`.
 //!
-//! Layout: [`ModelRecord`], input records, output records, manifest and a NUL, padded to 8 bytes. Little-endian, as all
+//! Layout: [`ModelRecord`], input records, output records, level records, manifest and a NUL, padded to 8 bytes. Little-endian, as all
 //! targets are.
 use super::network::{Network, PortFacts};
 use crate::{Code, Error, Result};
 use goshawk_ir::DType;
-use goshawk_runtime::abi::{ABI_VERSION, ARENA_ALIGN, MAX_RANK, ModelRecord, TensorRecord};
+use goshawk_runtime::abi::{ABI_VERSION, ARENA_ALIGN, LevelRecord, MAX_RANK, ModelRecord, TensorRecord};
 use std::mem::{offset_of, size_of};
 
 /// Where the stack bound is: it is known only when the code is there.
 const STACK_BYTES: usize = offset_of!(ModelRecord, stack_bytes);
 const MODEL: usize = size_of::<ModelRecord>();
 const TENSOR: usize = size_of::<TensorRecord>();
+const LEVEL: usize = size_of::<LevelRecord>();
 
 /// The info block of a network, its stack bound still 0: see [`set_stack_bytes`].
 ///
@@ -19,7 +20,8 @@ const TENSOR: usize = size_of::<TensorRecord>();
 /// The manifest is too large.
 pub fn block(network: &Network, manifest: &str) -> Result<Vec<u8>> {
     let outputs = MODEL + TENSOR * network.inputs.len();
-    let json = outputs + TENSOR * network.outputs.len();
+    let levels = outputs + TENSOR * network.outputs.len();
+    let json = levels + LEVEL * network.origin.levels.len();
     let size = (json + manifest.len() + 1).next_multiple_of(8);
     let number = |value: usize| {
         u32::try_from(value)
@@ -38,11 +40,19 @@ pub fn block(network: &Network, manifest: &str) -> Result<Vec<u8>> {
     b.u32(offset_of!(ModelRecord, outputs_offset), number(outputs)?);
     b.u32(offset_of!(ModelRecord, json_offset), number(json)?);
     b.u32(offset_of!(ModelRecord, json_bytes), number(manifest.len())?);
+    b.u32(offset_of!(ModelRecord, level_count), number(network.origin.levels.len())?);
+    b.u32(offset_of!(ModelRecord, level_size), number(LEVEL)?);
+    b.u32(offset_of!(ModelRecord, levels_offset), number(levels)?);
     b.text(offset_of!(ModelRecord, name), 64, &network.name);
-    b.text(offset_of!(ModelRecord, isa), 256, &network.origin.isa);
+    b.text(offset_of!(ModelRecord, isa), 256, network.origin.isa());
     b.text(offset_of!(ModelRecord, model_sha256), 65, &network.origin.model_sha256);
     for (i, port) in network.inputs.iter().chain(&network.outputs).enumerate() {
         b.tensor(MODEL + i * TENSOR, port);
+    }
+    for (i, isa) in network.origin.levels.iter().enumerate() {
+        let at = levels + i * LEVEL;
+        b.u32(at + offset_of!(LevelRecord, struct_size), number(LEVEL)?);
+        b.text(at + offset_of!(LevelRecord, isa), 256, isa);
     }
     b.put(json, manifest.as_bytes());
     Ok(b.0)
@@ -116,7 +126,7 @@ mod tests {
         set_stack_bytes(&mut bytes, 0x1234);
         assert_eq!(bytes[STACK_BYTES..STACK_BYTES + 4], [0x34, 0x12, 0, 0]);
         assert_eq!(bytes.len() % 8, 0);
-        let json = MODEL + 2 * TENSOR;
+        let json = MODEL + 2 * TENSOR + LEVEL;
         assert_eq!(bytes[json..json + 8], *b"{\"a\":1}\0");
     }
 }

@@ -20,7 +20,7 @@ pub struct Manifest {
     pub model: Model,
     /// C prefix.
     pub prefix: String,
-    /// Target triple and instruction sets.
+    /// Target triple and instruction sets of the best level.
     pub isa: String,
     /// Scratch memory.
     pub arena: Arena,
@@ -31,8 +31,11 @@ pub struct Manifest {
     pub inputs: Vec<Tensor>,
     /// Outputs in order.
     pub outputs: Vec<Tensor>,
-    /// Layers in order of execution.
+    /// Layers in order of execution, with the kernels of the best level.
     pub layers: Vec<Layer>,
+    /// Code for CPUs that lack what the best level needs, in order of preference.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub fallbacks: Vec<Fallback>,
     /// Names of the other artefacts; only in the file.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub files: Vec<File>,
@@ -104,6 +107,15 @@ pub struct Layer {
     pub zero_point: i32,
 }
 
+/// A level of instruction sets beside the best one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// Target triple and instruction sets.
+    pub isa: String,
+    /// Layers in order of execution, with the kernels of this level.
+    pub layers: Vec<Layer>,
+}
+
 /// Another artefact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
@@ -123,14 +135,17 @@ impl File {
 }
 
 impl Manifest {
-    /// The manifest as it is known before code is emitted.
-    pub fn new(network: &Network, layers: Vec<Layer>) -> Self {
+    /// The manifest as it is known before code is emitted, with the layers of every level.
+    pub fn new(network: &Network, mut levels: Vec<Vec<Layer>>) -> Self {
+        let others = levels.split_off(levels.len().min(1));
+        let isas = network.origin.levels.iter().skip(1);
+        let fallbacks = isas.zip(others).map(|(isa, layers)| Fallback { isa: isa.clone(), layers });
         Self {
             manifest_version: VERSION,
             goshawk: env!("CARGO_PKG_VERSION").to_owned(),
             model: Model { name: network.name.clone(), sha256: network.origin.model_sha256.clone() },
             prefix: network.prefix.to_string(),
-            isa: network.origin.isa.clone(),
+            isa: network.origin.isa().to_owned(),
             arena: Arena {
                 bytes: network.origin.arena_bytes,
                 align: goshawk_runtime::abi::ARENA_ALIGN,
@@ -139,7 +154,8 @@ impl Manifest {
             stack_bytes: None,
             inputs: network.inputs.iter().map(tensor).collect(),
             outputs: network.outputs.iter().map(tensor).collect(),
-            layers,
+            layers: levels.pop().unwrap_or_default(),
+            fallbacks: fallbacks.collect(),
             files: Vec::new(),
         }
     }
@@ -215,7 +231,7 @@ mod tests {
             scale: Some(f32::MIN_POSITIVE),
             zero_point: -3,
         };
-        let mut manifest = Manifest::new(&sample(), vec![layer]);
+        let mut manifest = Manifest::new(&sample(), vec![vec![layer]]);
         assert_eq!(Manifest::parse(&manifest.to_json().expect("valid")), Ok(manifest.clone()));
         manifest.stack_bytes = Some(512);
         manifest.files.push(File::new("libm.so", b"abc"));

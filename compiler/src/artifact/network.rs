@@ -85,12 +85,19 @@ impl PortFacts {
 pub struct Origin {
     /// SHA-256 of the ONNX file in hexadecimal; empty if there is none.
     pub model_sha256: String,
-    /// Target triple and instruction sets, as users read them.
-    pub isa: String,
+    /// Target triple and instruction sets of every level, best first, as users read them.
+    pub levels: Vec<String>,
     /// Size of the arena in bytes.
     pub arena_bytes: usize,
     /// No memory plan needs less.
     pub arena_lower_bound: usize,
+}
+
+impl Origin {
+    /// The best level.
+    pub fn isa(&self) -> &str {
+        self.levels.first().map_or("", String::as_str)
+    }
 }
 
 /// Facts about a compiled network.
@@ -149,7 +156,7 @@ pub(super) mod tests {
         graph.add_output("out\"put\n??/", node, Layout::Same);
         let origin = Origin {
             model_sha256: "ab".repeat(32),
-            isa: "x86_64-unknown-linux-gnu x86-64-v3".into(),
+            levels: vec!["x86_64-unknown-linux-gnu x86-64-v3".into()],
             arena_bytes: 128,
             arena_lower_bound: 128,
         };

@@ -54,11 +54,10 @@ pub(crate) struct Emitter<M: Module> {
 
 impl<M: Module> Emitter<M> {
     pub fn new(module: M, target: &Target, prefix: &str, listing: bool) -> Result<Self> {
-        let isas = [target.isa_for(false, false)?, target.isa_for(true, false)?, target.isa_for(true, true)?];
         Ok(Self {
             module,
             target: target.clone(),
-            isas,
+            isas: isas(target)?,
             functions: Vec::new(),
             data: BTreeMap::new(),
             data_count: 0,
@@ -66,6 +65,14 @@ impl<M: Module> Emitter<M> {
             scratch: FunctionBuilderContext::new(),
             listing,
         })
+    }
+
+    /// From now on functions are compiled for `target` and named after `prefix`; data stays shared.
+    pub fn enter(&mut self, target: &Target, prefix: &str) -> Result<()> {
+        self.isas = isas(target)?;
+        self.target = target.clone();
+        prefix.clone_into(&mut self.prefix);
+        Ok(())
     }
 
     /// `count` pointers in, `returns` out.
@@ -228,6 +235,11 @@ impl<M: Module> Emitter<M> {
         }
         text
     }
+}
+
+/// The back ends of the three levels.
+fn isas(target: &Target) -> Result<[OwnedTargetIsa; 3]> {
+    Ok([target.isa_for(false, false)?, target.isa_for(true, false)?, target.isa_for(true, true)?])
 }
 
 /// A failure of the code generator, which no input can be blamed for.

@@ -1,8 +1,9 @@
 //! Just-in-time compilation: the same code in this process, for tests, `goshawk eval` and latency measurement.
 use super::{
-    KernelPlan, LayerReport, Options,
+    KernelPlan, LayerReport, Options, Target,
     emitter::{Emitter, fail},
-    model::{self, ARENA_ALIGN},
+    entry,
+    model::ARENA_ALIGN,
     timing::Step,
 };
 use crate::{Code, Error, Result};
@@ -61,20 +62,20 @@ impl Drop for JitModel {
 pub(super) fn compile(
     graph: &IntGraph,
     memory: &MemoryPlan,
-    plan: KernelPlan,
+    plans: Vec<KernelPlan>,
     options: &Options,
 ) -> Result<JitModel> {
-    if !options.target.runs_here() {
-        return Err(Error::new(
-            Code::TARGET,
-            format!("{} does not run on this machine", options.target.isa()),
-        )
-        .help("use --target-cpu native"));
-    }
+    // The level that the entry points will find.
+    let Some(level) = options.levels().position(Target::runs_here) else {
+        let isas: Vec<_> = options.levels().map(Target::isa).collect();
+        return Err(Error::new(Code::TARGET, format!("{} does not run on this machine", isas.join(", ")))
+            .help("use --target-cpu native"));
+    };
     let isa = options.target.isa_for(true, false)?;
     let module = JITModule::new(JITBuilder::with_isa(isa, cranelift_module::default_libcall_names()));
     let mut em = Emitter::new(module, &options.target, &options.name, false)?;
-    let entries = model::emit(&mut em, graph, memory, &plan, options)?;
+    let entries = entry::emit(&mut em, graph, memory, &plans, options)?;
+    let plan = plans.into_iter().nth(level).expect("one plan for each level");
     em.module.finalize_definitions().map_err(|e| fail(&options.name, &e))?;
     let entry = |id| {
         let code = em.module.get_finalized_function(id);

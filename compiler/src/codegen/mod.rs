@@ -9,6 +9,7 @@
 mod builder;
 mod cpu;
 mod emitter;
+mod entry;
 mod jit;
 mod model;
 mod object;
@@ -29,7 +30,7 @@ pub use plan::{KernelPlan, LayerReport};
 pub use target::{Arch, Target};
 pub use timing::Step;
 
-use crate::Result;
+use crate::{Code, Error, Result};
 use goshawk_ir::IntGraph;
 use goshawk_passes::memory::MemoryPlan;
 
@@ -38,6 +39,9 @@ use goshawk_passes::memory::MemoryPlan;
 pub struct Options {
     /// Architecture and CPU features.
     pub target: Target,
+    /// More levels of features to generate code for, in order of preference: a CPU that lacks what `target` needs runs the
+    /// first of them that it can.
+    pub fallbacks: Vec<Target>,
     /// Prefix of all symbols: a C identifier.
     pub name: String,
     /// The info block (`artifact::info_block`), which `NAME_info` returns; its stack bound is filled in, its arena size
@@ -49,7 +53,7 @@ pub struct Options {
     pub any_width: bool,
     /// Lets threads share every layer that can be split, however small: for tests.
     pub share_all: bool,
-    /// Takes the time between layers, for [`JitModel::session`]; the JIT only, never in artefacts.
+    /// Takes the time between layers, for [`JitModel::session`]; the JIT of a single level only, never artefacts.
     pub profile: bool,
 }
 
@@ -58,6 +62,7 @@ impl Options {
     pub fn new(target: Target, name: impl Into<String>) -> Self {
         Self {
             target,
+            fallbacks: Vec::new(),
             name: name.into(),
             info: Vec::new(),
             listing: false,
@@ -66,22 +71,56 @@ impl Options {
             profile: false,
         }
     }
+
+    /// Code for every one of `levels` ([`Target::parse_levels`]), best first.
+    ///
+    /// # Errors
+    /// [`crate::Code::TARGET`]: there is no level.
+    pub fn for_levels(levels: &[Target], name: impl Into<String>) -> Result<Self> {
+        let Some((best, fallbacks)) = levels.split_first() else {
+            return Err(Error::new(Code::TARGET, "there is no CPU to generate code for"));
+        };
+        Ok(Self { fallbacks: fallbacks.to_vec(), ..Self::new(best.clone(), name) })
+    }
+
+    /// All levels, best first.
+    pub fn levels(&self) -> impl Iterator<Item = &Target> {
+        std::iter::once(&self.target).chain(&self.fallbacks)
+    }
 }
 
-/// Chooses the kernels, and so the size of the arena that headers and info blocks state.
+/// Chooses the kernels of the best level, and so the size of the arena that headers and info blocks state: the one that
+/// the most demanding level needs.
 ///
 /// # Errors
 /// [`crate::Code::WIDTH`]: bit widths that native code does not execute.
 pub fn plan(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<KernelPlan> {
-    plan::plan(graph, memory, &options.target, options.any_width)
+    Ok(plans(graph, memory, options)?.swap_remove(0))
+}
+
+/// Chooses the kernels of every level, best first.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn plans(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Vec<KernelPlan>> {
+    let mut plans = options
+        .levels()
+        .map(|target| plan::plan(graph, memory, target, options.any_width))
+        .collect::<Result<Vec<_>>>()?;
+    let scratch = plans.iter().map(|p| p.scratch_bytes).max().unwrap_or(0);
+    for plan in &mut plans {
+        plan.arena_bytes += scratch - plan.scratch_bytes;
+        plan.scratch_bytes = scratch;
+    }
+    Ok(plans)
 }
 
 /// Compiles the network into this process.
 ///
 /// # Errors
-/// As [`plan()`]; [`crate::Code::TARGET`] if the target does not run here.
+/// As [`plan()`]; [`crate::Code::TARGET`] if no level runs here.
 pub fn jit(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<JitModel> {
-    jit::compile(graph, memory, plan(graph, memory, options)?, options)
+    jit::compile(graph, memory, plans(graph, memory, options)?, options)
 }
 
 /// Compiles the network to a relocatable object.
@@ -91,5 +130,5 @@ pub fn jit(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<J
 pub fn object(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Object> {
     // Time stamps lie behind the arena that an artefact's caller provides.
     let options = Options { profile: false, ..options.clone() };
-    object::compile(graph, memory, plan(graph, memory, &options)?, &options)
+    object::compile(graph, memory, plans(graph, memory, &options)?, &options)
 }

@@ -1,8 +1,7 @@
-//! A whole network in a module: one function for each layer, `body` that calls them in order, the entry points.
+//! A whole network at one level of instruction sets: one function for each layer, and bodies that call them in order.
 use super::{
     Options,
     builder::Fb,
-    cpu,
     emitter::{Emitter, Level},
     ops::{
         boundary, conv, depthwise,
@@ -16,12 +15,12 @@ use super::{
     timing::{Clock, Step},
 };
 use crate::{Code, Error, Result};
-use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::*};
+use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value, types::*};
 use cranelift_module::{DataId, FuncId, Linkage, Module};
 use goshawk_ir::{IntGraph, IntOp, IrError, NodeId, Operator, Port, Shape};
 use goshawk_passes::memory::MemoryPlan;
-use goshawk_runtime::abi::{E_ALIGN, E_EXECUTOR, E_ISA, E_NULL, E_PARALLEL, Executor, ModelRecord, OK};
-use std::{collections::BTreeMap, mem::offset_of};
+use goshawk_runtime::abi::{E_PARALLEL, OK};
+use std::collections::BTreeMap;
 
 /// Alignment of the arena in bytes.
 pub(crate) const ARENA_ALIGN: usize = 64;
@@ -37,45 +36,6 @@ enum Place {
     Arena(usize),
     /// Read-only data.
     Constant(DataId),
-}
-
-/// Entry points of an emitted network.
-pub(crate) struct Entries {
-    pub run: FuncId,
-    pub run_f32: FuncId,
-    pub stack_bytes: u32,
-    /// Present where the options ask for time stamps.
-    pub clock: Option<Clock>,
-}
-
-/// Emits everything into the module.
-pub(crate) fn emit<M: Module>(
-    em: &mut Emitter<M>,
-    graph: &IntGraph,
-    memory: &MemoryPlan,
-    plan: &KernelPlan,
-    options: &Options,
-) -> Result<Entries> {
-    let clock = if options.profile { Some(Clock::new(em, plan.arena_bytes)?) } else { None };
-    let mut model = Model {
-        places: BTreeMap::new(),
-        scratch: memory.arena_bytes.next_multiple_of(ARENA_ALIGN),
-        graph,
-        memory,
-        plan,
-        options,
-        clock: clock.as_ref(),
-    };
-    model.place(em)?;
-    let body = model.body(em)?;
-    let checks = Checks::new(em, plan.arena_bytes)?;
-    let run = model.run(em, &checks, &body)?;
-    let run_f32 = model.run_f32(em, &checks, &body)?;
-    let stack_bytes = em.stack_bytes(&[run, run_f32]);
-    if !options.info.is_empty() {
-        model.info(em, stack_bytes)?;
-    }
-    Ok(Entries { run, run_f32, stack_bytes, clock })
 }
 
 /// One layer in the order of execution.
@@ -95,30 +55,13 @@ impl Call {
     }
 }
 
-/// What an entry point calls when all is checked.
-struct Body {
+/// The layers in order, alone and shared between threads.
+#[derive(Clone, Copy)]
+pub(super) struct Body {
     /// (inputs, outputs, arena).
-    serial: FuncId,
+    pub serial: FuncId,
     /// (inputs, outputs, arena, executor) → code; missing if no layer is worth sharing.
-    threaded: Option<FuncId>,
-}
-
-impl Body {
-    /// Runs the network and returns from the entry point.
-    fn call<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, p: &[Value], threads: Value) {
-        if let Some(threaded) = self.threaded {
-            let (alone, shared) = (b.create_block(), b.create_block());
-            let many = b.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, threads, 1);
-            b.ins().brif(many, shared, &[], alone, &[]);
-            b.switch_to_block(shared);
-            let code = em.call(b, threaded, &p[..4]);
-            b.ins().return_(&code);
-            b.switch_to_block(alone);
-        }
-        em.call(b, self.serial, &p[..3]);
-        let ok = b.int(I32, i64::from(OK));
-        b.ins().return_(&[ok]);
-    }
+    pub threaded: Option<FuncId>,
 }
 
 /// Kernels shared by the layers of a model.
@@ -128,6 +71,7 @@ struct Kernels {
     tiles: tiles::Leaves,
 }
 
+/// A network at one level of instruction sets.
 struct Model<'a> {
     graph: &'a IntGraph,
     memory: &'a MemoryPlan,
@@ -137,6 +81,22 @@ struct Model<'a> {
     /// Offset of the scratch area in the arena.
     scratch: usize,
     clock: Option<&'a Clock>,
+}
+
+/// Emits the network at the emitter's level: the bodies of `run` and of `run_f32`.
+pub(super) fn emit<M: Module>(
+    em: &mut Emitter<M>,
+    graph: &IntGraph,
+    memory: &MemoryPlan,
+    plan: &KernelPlan,
+    options: &Options,
+    clock: Option<&Clock>,
+) -> Result<[Body; 2]> {
+    let scratch = memory.arena_bytes.next_multiple_of(ARENA_ALIGN);
+    let mut model = Model { places: BTreeMap::new(), scratch, graph, memory, plan, options, clock };
+    model.place(em)?;
+    let body = model.body(em)?;
+    Ok([body, model.f32_body(em, &body)?])
 }
 
 impl Model<'_> {
@@ -418,27 +378,6 @@ impl Model<'_> {
         })
     }
 
-    /// `PREFIX_run`(inputs, outputs, arena, executor) → code.
-    fn run<M: Module>(&self, em: &mut Emitter<M>, checks: &Checks, body: &Body) -> Result<FuncId> {
-        let name = format!("{}_run", self.options.name);
-        em.function(&name, Linkage::Export, Level::Baseline, 4, &[I32], |em, b, p| {
-            let threads = checks.emit(em, b, self.graph, p);
-            body.call(em, b, p, threads);
-            Ok(())
-        })
-    }
-
-    /// `PREFIX_run_f32`: quantizes into the arena, runs, dequantizes.
-    fn run_f32<M: Module>(&self, em: &mut Emitter<M>, checks: &Checks, body: &Body) -> Result<FuncId> {
-        let f32_body = self.f32_body(em, body)?;
-        let name = format!("{}_run_f32", self.options.name);
-        em.function(&name, Linkage::Export, Level::Baseline, 4, &[I32], |em, b, p| {
-            let threads = checks.emit(em, b, self.graph, p);
-            f32_body.call(em, b, p, threads);
-            Ok(())
-        })
-    }
-
     /// The bodies of `run_f32`: their tables of inputs and outputs are those of the f32 tensors.
     fn f32_body<M: Module>(&self, em: &mut Emitter<M>, body: &Body) -> Result<Body> {
         let graph = self.graph;
@@ -513,110 +452,6 @@ impl Model<'_> {
             })?;
         Ok(Body { serial, threaded: Some(threaded) })
     }
-
-    /// `PREFIX_info`() → address of the info block, with the stack bound filled in.
-    fn info<M: Module>(&self, em: &mut Emitter<M>, stack_bytes: u32) -> Result<()> {
-        const ARENA: usize = offset_of!(ModelRecord, arena_bytes);
-        const STACK: usize = offset_of!(ModelRecord, stack_bytes);
-        let mut block = self.options.info.clone();
-        let arena = (self.plan.arena_bytes as u64).to_le_bytes();
-        if block.len() < size_of::<ModelRecord>() || block[ARENA..ARENA + 8] != arena {
-            return Err(Error::new(Code::INTERNAL, "the info block does not state the plan's arena size")
-                .because("kernels need the scratch area behind the memory plan's arena"));
-        }
-        block[STACK..STACK + 4].copy_from_slice(&stack_bytes.to_le_bytes());
-        let data = em.define_data("info_block", block, false)?;
-        let name = format!("{}_info", self.options.name);
-        em.function(&name, Linkage::Export, Level::Baseline, 0, &[I64], |em, b, _| {
-            let address = em.address(b, data);
-            b.ins().return_(&[address]);
-            Ok(())
-        })?;
-        Ok(())
-    }
-}
-
-/// What the entry points check before anything else.
-struct Checks {
-    needs_arena: bool,
-    /// The leaf that looks at the CPU, and the byte that keeps its answer: 0 unknown, 1 fine, 2 not.
-    cpu: Option<(FuncId, DataId)>,
-}
-
-impl Checks {
-    fn new<M: Module>(em: &mut Emitter<M>, arena_bytes: usize) -> Result<Self> {
-        let cpu = match cpu::check(&em.target)? {
-            None => None,
-            Some(code) => {
-                let leaf = em.leaf("cpu_check", 0, &[I32], &code)?;
-                Some((leaf, em.define_data("cpu_state", vec![0], true)?))
-            }
-        };
-        Ok(Self { needs_arena: arena_bytes > 0, cpu })
-    }
-
-    /// Checks the arguments; gives the number of threads (i64).
-    fn emit<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, graph: &IntGraph, p: &[Value]) -> Value {
-        let null = |b: &mut Fb<'_>, pointer: Value| {
-            let bad = b.ins().icmp_imm_u(IntCC::Equal, pointer, 0);
-            b.refuse(bad, E_NULL);
-        };
-        for (table, ports) in [(p[0], graph.inputs.len()), (p[1], graph.outputs.len())] {
-            null(b, table);
-            for i in 0..ports {
-                let pointer = b.load(I64, table, 8 * i as i32);
-                null(b, pointer);
-            }
-        }
-        if self.needs_arena {
-            null(b, p[2]);
-            let low = b.ins().band_imm_u(p[2], ARENA_ALIGN as i64 - 1);
-            b.refuse(low, E_ALIGN);
-        }
-        let threads = executor_threads(b, p[3]);
-        let Some((leaf, state)) = self.cpu else { return threads };
-        // A race between threads is benign: they all find and store the same answer.
-        let state = em.address(b, state);
-        let known = b.load(I8, state, 0);
-        let unknown = b.ins().icmp_imm_u(IntCC::Equal, known, 0);
-        let leaf = em.callee(b, leaf);
-        let answer = b.branch(
-            unknown,
-            |b| {
-                let call = b.ins().call(leaf, &[]);
-                let fine = b.inst_results(call)[0];
-                let two = b.int(I32, 2);
-                let answer = b.ins().isub(two, fine);
-                let answer = b.ins().ireduce(I8, answer);
-                b.store(answer, state, 0);
-                vec![answer]
-            },
-            |_| vec![known],
-        )[0];
-        let bad = b.ins().icmp_imm_u(IntCC::NotEqual, answer, 1);
-        b.refuse(bad, E_ISA);
-        threads
-    }
-}
-
-/// Threads of an executor that may be null: 1 without one. An executor that makes no sense is refused.
-fn executor_threads(b: &mut Fb<'_>, executor: Value) -> Value {
-    let given = b.ins().icmp_imm_u(IntCC::NotEqual, executor, 0);
-    b.branch(
-        given,
-        |b| {
-            let size = b.load(I64, executor, offset_of!(Executor, struct_size) as i32);
-            let short = b.ins().icmp_imm_u(IntCC::UnsignedLessThan, size, size_of::<Executor>() as i64);
-            b.refuse(short, E_EXECUTOR);
-            for field in [offset_of!(Executor, threads), offset_of!(Executor, parallel_for)] {
-                let value = b.load(I64, executor, field as i32);
-                let missing = b.ins().icmp_imm_u(IntCC::Equal, value, 0);
-                b.refuse(missing, E_EXECUTOR);
-            }
-            vec![b.load(I64, executor, offset_of!(Executor, threads) as i32)]
-        },
-        |b| vec![b.int(I64, 1)],
-    )[0]
 }
 
 /// A symbol for `perf` and debuggers: position, operator, node.

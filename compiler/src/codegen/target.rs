@@ -177,6 +177,15 @@ impl Target {
         Ok(target)
     }
 
+    /// Several CPUs between commas, as in `x86-64-v3,avx512vnni`: the levels of one library, best first.
+    ///
+    /// # Errors
+    /// As [`Target::parse`]; also levels that are the same, and too many.
+    pub fn parse_levels(triple: Option<&str>, cpus: &str) -> Result<Vec<Self>> {
+        let levels = cpus.split(',').map(|cpu| Self::parse(triple, cpu.trim()));
+        super::entry::order(levels.collect::<Result<_>>()?)
+    }
+
     /// This machine with all its features.
     ///
     /// # Errors
@@ -212,6 +221,13 @@ impl Target {
             Arch::Aarch64 => "aarch64",
         };
         std::iter::once(arch).chain(self.features()).collect::<Vec<_>>().join("+")
+    }
+
+    /// Levels with a larger number are preferred: the widest dot product first, then the number of features.
+    pub(crate) fn worth(&self) -> (usize, usize) {
+        let ladder = ["ssse3", "avx2", "avxvnni", "avx512vl", "avx512vnni", "dotprod", "i8mm"];
+        let step = ladder.iter().rposition(|f| self.has(f)).map_or(0, |i| i + 1);
+        (step, self.features.len())
     }
 
     /// Whether code for this target runs on this machine, so that it can be compiled with the JIT.
@@ -370,6 +386,26 @@ mod tests {
         assert!(!t.has("avx512f") && t.has("avx"), "what implies a removed feature goes with it");
         assert_eq!(Target::parse(ARM, "generic+i8mm").expect("valid").isa(), "aarch64+dotprod+i8mm");
         assert_eq!(Target::parse(ARM, "+dotprod").expect("valid").isa(), "aarch64+dotprod");
+    }
+
+    #[test]
+    fn levels_are_ordered_best_first() {
+        let isas = |cpus: &str| -> Vec<String> {
+            let levels = Target::parse_levels(X64, cpus).expect("valid");
+            levels.iter().map(Target::isa).collect()
+        };
+        let one = |cpu: &str| Target::parse(X64, cpu).expect("valid").isa();
+        let wanted = ["avx512vnni", "x86-64-v4", "avxvnni", "x86-64-v3", "x86-64-v2", "x86-64"].map(one);
+        assert_eq!(isas("x86-64-v3,x86-64,avx512vnni,x86-64-v2, avxvnni,x86-64-v4"), wanted);
+        assert_eq!(isas("x86-64-v3"), [one("x86-64-v3")]);
+        let arm = Target::parse_levels(ARM, "generic,generic+i8mm,generic+dotprod").expect("valid");
+        let arm: Vec<_> = arm.iter().map(Target::isa).collect();
+        assert_eq!(arm, ["aarch64+dotprod+i8mm", "aarch64+dotprod", "aarch64"]);
+        let many = ["x86-64"; 17].join(",");
+        for cpus in ["x86-64-v3,x86-64-v3", "x86-64-v3,x86-64-v4-avx512f+fma", "x86-64,pentium", &many] {
+            let error = Target::parse_levels(X64, cpus).expect_err(cpus);
+            assert_eq!(error.code, Code::TARGET, "{cpus}");
+        }
     }
 
     #[test]

@@ -122,28 +122,30 @@ impl Outputs {
 pub struct Build {
     /// Files to write, in order.
     pub files: Vec<(PathBuf, Vec<u8>)>,
-    /// What each layer became; empty without machine code.
+    /// What each layer became at the best level; empty without machine code.
     pub layers: Vec<LayerReport>,
+    /// The same at the other levels.
+    pub fallbacks: Vec<Vec<LayerReport>>,
     /// Bytes of the arena.
     pub arena_bytes: usize,
     /// Bytes of stack that a run takes at most.
     pub stack_bytes: u32,
 }
 
-/// Generates the files. Nothing is written.
+/// Generates the files, with code for every one of `levels`. Nothing is written.
 ///
 /// # Errors
 /// [`Code::WIDTH`], [`Code::TARGET`], [`Code::LINKER`]; [`Code::INTERNAL`] for defects.
 pub fn build(
     model: &Model,
     quantized: &Quantized,
-    target: &Target,
+    levels: &[Target],
     outputs: &Outputs,
     linker: Option<&OsStr>,
 ) -> Result<Build> {
     let needs_code = outputs.files.iter().any(|(k, _)| k.needs_code());
     let bundle = match needs_code {
-        true => Some(compile(model, quantized, target, &outputs.name, outputs.has(Kind::Asm))?),
+        true => Some(compile(model, quantized, levels, &outputs.name, outputs.has(Kind::Asm))?),
         false => None,
     };
     let (mut files, mut described) = (Vec::new(), Vec::new());
@@ -164,14 +166,15 @@ pub fn build(
     }
     let Some(bundle) = bundle else {
         let arena_bytes = quantized.memory.arena_bytes;
-        return Ok(Build { files, layers: Vec::new(), arena_bytes, stack_bytes: 0 });
+        return Ok(Build { files, layers: Vec::new(), fallbacks: Vec::new(), arena_bytes, stack_bytes: 0 });
     };
     for (_, path) in outputs.files.iter().filter(|(k, _)| *k == Kind::Manifest) {
         files.push((path.clone(), bundle.manifest_file(described.clone())?.into_bytes()));
     }
     let object = bundle.object;
     let (arena_bytes, stack_bytes) = (object.arena_bytes, object.stack_bytes);
-    Ok(Build { files, layers: object.layers, arena_bytes, stack_bytes })
+    let (layers, fallbacks) = (object.layers, object.fallbacks);
+    Ok(Build { files, layers, fallbacks, arena_bytes, stack_bytes })
 }
 
 /// The bytes of a shared library for this machine's loader, for measurements.
@@ -184,20 +187,21 @@ pub fn shared_library(
     target: &Target,
     name: &CName,
 ) -> Result<Vec<u8>> {
-    compile(model, quantized, target, name, false)?.shared(&format!("lib{}.so", name.as_str()), None)
+    compile(model, quantized, std::slice::from_ref(target), name, false)?
+        .shared(&format!("lib{}.so", name.as_str()), None)
 }
 
 fn compile(
     model: &Model,
     quantized: &Quantized,
-    target: &Target,
+    levels: &[Target],
     name: &CName,
     listing: bool,
 ) -> Result<Bundle> {
     bundle::compile(bundle::Request {
         graph: &quantized.graph,
         memory: &quantized.memory,
-        target: target.clone(),
+        levels,
         prefix: name.clone(),
         model_sha256: model.sha256.clone(),
         listing,

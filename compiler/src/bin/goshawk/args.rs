@@ -266,15 +266,27 @@ pub struct TargetArgs {
     /// Triple, for example aarch64-unknown-linux-gnu; this machine's if left out
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
-    /// CPU: native, x86-64, x86-64-v3, x86-64-v4, avx512vnni …, with +feature and -feature behind
-    #[arg(long, value_name = "CPU")]
+    /// CPU: native, x86-64, x86-64-v3, x86-64-v4, avx512vnni …, with +feature and -feature behind; several between commas give
+    /// code for each, and the CPU's best is chosen at run time
+    #[arg(long, value_name = "CPU,…")]
     target_cpu: Option<String>,
 }
 
 impl TargetArgs {
+    /// The only CPU that was named.
     pub fn target(&self) -> Result<Target> {
+        let mut levels = self.levels()?;
+        match levels.len() {
+            1 => Ok(levels.remove(0)),
+            n => Err(Error::new(Code::TARGET, format!("{n} CPUs in --target-cpu, this command takes one"))
+                .help("name one; `goshawk compile` makes libraries for several")),
+        }
+    }
+
+    /// All CPUs that were named, best first.
+    pub fn levels(&self) -> Result<Vec<Target>> {
         let default = if self.target.is_none() { "native" } else { "" };
-        Target::parse(self.target.as_deref(), self.target_cpu.as_deref().unwrap_or(default))
+        Target::parse_levels(self.target.as_deref(), self.target_cpu.as_deref().unwrap_or(default))
     }
 }
 

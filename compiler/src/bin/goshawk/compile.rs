@@ -80,7 +80,7 @@ fn kind(text: &str) -> std::result::Result<Kind, String> {
 struct Report {
     name: String,
     bits: String,
-    isa: String,
+    isa: Vec<String>,
     files: Vec<File>,
     arena_bytes: usize,
     stack_bytes: u32,
@@ -92,6 +92,8 @@ struct Report {
     allocation: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stages: Vec<Stage>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fallbacks: Vec<Vec<LayerReport>>,
 }
 
 #[derive(Serialize)]
@@ -104,7 +106,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
     let start = Instant::now();
     // What can be wrong without looking at the model comes first.
     let outputs = Outputs::new(&args.output, &args.emit, args.name.as_deref())?;
-    let target = args.target.target()?;
+    let levels = args.target.levels()?;
     let preprocess = args.preprocess.spec()?;
     let mut printer = Printer::new(args.print_after.as_deref())?;
     let model = Model::load(&args.model, &args.import.options(), &mut |pass, graph| {
@@ -121,7 +123,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         printer.add(LOWER, &text::print(&quantized.graph));
     }
     progress::check(&Terminal)?;
-    let mut built = build::build(&model, &quantized, &target, &outputs, args.linker.as_deref())?;
+    let mut built = build::build(&model, &quantized, &levels, &outputs, args.linker.as_deref())?;
     check_arena(setting.arena, built.arena_bytes)?;
     if let Some(path) = &args.save_bits {
         built
@@ -137,7 +139,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
     let report = Report {
         name: outputs.name.as_str().to_owned(),
         bits,
-        isa: target.isa(),
+        isa: levels.iter().map(Target::isa).collect(),
         files: built.files.iter().map(|(path, b)| File { path: path.clone(), bytes: b.len() }).collect(),
         arena_bytes: built.arena_bytes,
         stack_bytes: built.stack_bytes,
@@ -146,6 +148,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         layers: built.layers,
         allocation: setting.allocation,
         stages: setting.stages,
+        fallbacks: built.fallbacks,
     };
     output::print(json, &report, |r| format!("{}{}", printer.text, human(r, args.explain)))?;
     Ok(Outcome::Done)
@@ -215,16 +218,21 @@ fn human(r: &Report, explain: bool) -> String {
                 l.why.clone().unwrap_or_default(),
             ]
         };
-        let rows: Vec<_> = r.layers.iter().map(row).collect();
-        out.push_str(&output::table(&["layer", "op", "w", "a", "MACs", "kernel", "why"], &rows));
-        out.push('\n');
+        for (isa, layers) in r.isa.iter().zip(std::iter::once(&r.layers).chain(&r.fallbacks)) {
+            if r.isa.len() > 1 {
+                let _ = writeln!(out, "{isa}");
+            }
+            let rows: Vec<_> = layers.iter().map(row).collect();
+            out.push_str(&output::table(&["layer", "op", "w", "a", "MACs", "kernel", "why"], &rows));
+            out.push('\n');
+        }
     }
     let _ = writeln!(
         out,
         "{} at {} for {}: {} MACs, arena {} bytes, stack {} bytes, {:.2} s",
         r.name,
         r.bits,
-        r.isa,
+        r.isa.join(", "),
         output::count(r.macs),
         r.arena_bytes,
         r.stack_bytes,

@@ -72,14 +72,12 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
     let (int, native) = (wants("int"), wants("native"));
     let mut quantized: Vec<(String, Quantized, Option<JitModel>)> = Vec::new();
     if int || native {
-        let target = args.target.target()?;
+        let options = codegen::Options::for_levels(&args.target.levels()?, "model")?;
         let calibration = args.quant.calibration(&model, &preprocess)?;
         for (name, plan) in args.quant.settings(&model)? {
             let q = args.quant.quantize(&model, &plan, &calibration)?;
             let jit = match native {
-                true => {
-                    Some(codegen::jit(&q.graph, &q.memory, &codegen::Options::new(target.clone(), "model"))?)
-                }
+                true => Some(codegen::jit(&q.graph, &q.memory, &options)?),
                 false => None,
             };
             quantized.push((name, q, jit));

@@ -11,9 +11,12 @@ use goshawk_compiler::{
     driver::{engine::Engine, run},
 };
 use goshawk_ir::{IntGraph, IntOp, Shape, interp::boundary, text, verify};
-use goshawk_runtime::Library;
+use goshawk_runtime::{Library, Pool};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Run a model (.onnx), an integer network (.gir) or a compiled library (.so) on data and save its outputs
 #[derive(clap::Args)]
@@ -58,7 +61,8 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
 }
 
 fn library(args: &Args, preprocess: &Preprocess, json: bool) -> Result<Outcome> {
-    let library = Library::open(&args.file).map_err(|e| Error::new(Code::RUN, e.to_string()))?;
+    let mut library = Library::open(&args.file).map_err(|e| Error::new(Code::RUN, e.to_string()))?;
+    library.set_pool(pool(args)?);
     let spec = |t: &goshawk_runtime::TensorInfo| {
         let shape = Shape::new(t.f32_dims.clone()).map_err(|e| Error::from_ir(Code::RUN, e))?;
         Ok(InputSpec { name: t.name.clone(), shape })
@@ -97,9 +101,20 @@ fn model(args: &Args, preprocess: &Preprocess, json: bool) -> Result<Outcome> {
     if args.engine == "int" {
         return finish(args, Engine::Int(&quantized.graph), &inputs, &outputs, preprocess, json);
     }
-    let options = codegen::Options::new(args.target.target()?, "model");
-    let jit = codegen::jit(&quantized.graph, &quantized.memory, &options)?;
+    let options = codegen::Options::for_levels(&args.target.levels()?, "model")?;
+    let mut jit = codegen::jit(&quantized.graph, &quantized.memory, &options)?;
+    jit.set_pool(pool(args)?);
     finish(args, Engine::Jit(&jit), &inputs, &outputs, preprocess, json)
+}
+
+/// The threads that machine code runs on: samples follow each other, so they share the layers of each.
+fn pool(args: &Args) -> Result<Option<Arc<Pool>>> {
+    match args.quant.threads() {
+        1 => Ok(None),
+        threads => Pool::new(threads)
+            .map(|pool| Some(Arc::new(pool)))
+            .map_err(|e| Error::new(Code::RUN, "cannot start threads").because(e.to_string())),
+    }
 }
 
 fn names(ports: &[goshawk_ir::Port]) -> Vec<String> {
