@@ -70,7 +70,7 @@ impl Quantized {
         let plan = codegen::plan(&self.int, &self.memory, &options).map_err(at("kernel plan"))?;
         let origin = Origin {
             model_sha256: String::new(),
-            isa: options.target.isa(),
+            levels: options.levels().map(codegen::Target::isa).collect(),
             arena_bytes: plan.arena_bytes,
             arena_lower_bound: self.memory.lower_bound,
         };

@@ -178,7 +178,7 @@ impl Model<'_> {
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
             places.push(to);
-            if matches!(self.plan.convs.get(id), Some(ConvChoice::Gemm(..) | ConvChoice::Tiles(..))) {
+            if matches!(self.plan.convs.get(id), Some(ConvChoice::Tiles(..))) {
                 places.push(Place::Arena(self.scratch));
             }
             let work = self.plan.work.get(id).copied().unwrap_or(0);
@@ -316,9 +316,7 @@ impl Model<'_> {
                 return Err(self.broken(id, "inputs and constants have no code"));
             }
             IntOp::Conv(_) | IntOp::Linear(_) => match self.plan.convs.get(&id) {
-                Some(ConvChoice::Gemm(spec, plan)) => {
-                    conv::define(em, &mut kernels.gemm, name, spec, plan)?.into()
-                }
+                Some(ConvChoice::Gemm(spec, plan)) => conv::define(em, &mut kernels.gemm, name, spec, plan)?,
                 Some(ConvChoice::Tiles(spec, plan)) => {
                     tiles::define(em, &mut kernels.tiles, name, spec, plan)?
                 }

@@ -126,7 +126,6 @@ pub(crate) fn plan(
                             let plan = conv::plan(&spec, target);
                             report.kernel = gemm_name(&plan);
                             report.why = plan.why.clone().or(why);
-                            scratch = scratch.max(plan.scratch);
                             ConvChoice::Gemm(spec, plan)
                         }
                     }

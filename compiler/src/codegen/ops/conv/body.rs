@@ -6,6 +6,7 @@ use crate::codegen::{
         gemm::{self, MR},
         pack::{self, NR},
     },
+    parallel,
 };
 use cranelift_codegen::ir::{FuncRef, InstBuilder, Value, condcodes::IntCC, types::*};
 
@@ -19,6 +20,8 @@ pub(super) struct Body<'a> {
     pub along: Value,
     pub down: Value,
     pub scratch: Value,
+    /// Blocks of output channels of every group to compute.
+    pub range: [Value; 2],
 }
 
 /// Pointers into the tensors.
@@ -177,12 +180,28 @@ impl Body<'_> {
         let weight = gemm::block_bytes(self.plan.weights, self.plan.k) as i64;
         let constants = pack::epilogue_bytes(self.plan.scheme) as i64;
         let step = (NR * self.spec.output.dtype.bytes(1)) as i64;
-        let end = b.repeat(outputs / NR, &[t.w, t.e, t.out], |b, v| {
+        let whole = outputs / NR;
+        let part = parallel::within(b, self.range, 0, whole);
+        let first = [(t.w, weight), (t.e, constants), (t.out, step)].map(|(p, s)| b.index(p, part[0], s));
+        b.repeat_range(part, &first, |b, _, v| {
             each(b, Tensors { w: v[0], e: v[1], out: v[2], ..t }, self.kernels.map(|k| k[0]));
             vec![b.offset(v[0], weight), b.offset(v[1], constants), b.offset(v[2], step)]
         });
         if !outputs.is_multiple_of(NR) {
-            each(b, Tensors { w: end[0], e: end[1], out: end[2], ..t }, self.kernels.map(|k| k[1]));
+            let n = whole as i64;
+            let from = b.ins().icmp_imm_s(IntCC::SignedLessThanOrEqual, self.range[0], n);
+            let to = b.ins().icmp_imm_s(IntCC::SignedGreaterThan, self.range[1], n);
+            let mine = b.ins().band(from, to);
+            b.branch(
+                mine,
+                |b| {
+                    let [w, e, out] =
+                        [(t.w, weight), (t.e, constants), (t.out, step)].map(|(p, s)| b.offset(p, n * s));
+                    each(b, Tensors { w, e, out, ..t }, self.kernels.map(|k| k[1]));
+                    vec![]
+                },
+                |_| vec![],
+            );
         }
     }
 }

@@ -13,9 +13,10 @@ use crate::{
             pack::{self, NR},
             rescale::Scheme,
         },
+        parallel::LayerFn,
     },
 };
-use cranelift_codegen::ir::{InstBuilder, condcodes::IntCC};
+use cranelift_codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, condcodes::IntCC, types::I64};
 use cranelift_module::{DataId, FuncId, Linkage, Module};
 use goshawk_ir::DType;
 use std::collections::BTreeMap;
@@ -23,34 +24,45 @@ use std::collections::BTreeMap;
 /// Kernels of a model, shared by its layers.
 pub(crate) type Kernels = BTreeMap<Key, FuncId>;
 
-/// Defines the layer's function: (input, result, scratch).
+/// Defines the layer's function: (input, result, range of blocks of output channels). Every thread gathers the windows
+/// for itself, into a panel on its stack.
 pub(crate) fn define<M: Module>(
     em: &mut Emitter<M>,
     kernels: &mut Kernels,
     name: &str,
     spec: &ConvSpec,
     plan: &GemmPlan,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     let mut layer = Layer { em, kernels, name, spec, plan };
     // Callees are defined before their callers.
     let (weights, epilogue) = layer.constants()?;
     let kernels = layer.kernels()?;
-    let gather = if plan.scratch > 0 { Some(layer.gather()?) } else { None };
+    let gather = if plan.panel_bytes > 0 { Some(layer.gather()?) } else { None };
     let em = layer.em;
     let tables = [spec.in_place(plan), spec.in_panel(plan, false), spec.in_panel(plan, true)]
         .map(|g| em.rodata(&format!("{name}_geometry"), g.bytes()));
     let [direct, along, down] = tables;
     let tables = [direct?, along?, down?];
-    em.function(name, Linkage::Local, Level::Speed, 3, &[], |em, b, p| {
+    let id = em.function(name, Linkage::Local, Level::Speed, 4, &[], |em, b, p| {
         let kernels = kernels.map(|row| row.map(|id| em.callee(b, id)));
         let gather = gather.map(|id| em.callee(b, id));
         let (w, e) = (em.address(b, weights), em.address(b, epilogue));
         let [direct, along, down] = tables.map(|t| em.address(b, t));
         let tensors = Tensors { input: p[0], out: p[1], w, e };
-        Body { spec, plan, kernels, gather, direct, along, down, scratch: p[2] }.emit(b, tensors);
+        let scratch = match plan.panel_bytes {
+            0 => b.int(I64, 0),
+            bytes => {
+                let panel = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes as u32, 4);
+                let panel = b.create_sized_stack_slot(panel);
+                b.ins().stack_addr(I64, panel, 0)
+            }
+        };
+        let range = [p[2], p[3]];
+        Body { spec, plan, kernels, gather, direct, along, down, scratch, range }.emit(b, tensors);
         b.ins().return_(&[]);
         Ok(())
-    })
+    })?;
+    Ok(LayerFn { id, units: spec.group_outputs().div_ceil(NR) })
 }
 
 struct Layer<'a, M: Module> {

@@ -3,7 +3,7 @@
 //! A linear layer is a 1×1 convolution over an image of one row. Two ways to feed the tiles:
 //! * *direct*: where a kernel row is a run of contiguous bytes and a multiple of 16 long, tiles read the tensor
 //!   itself (NHWC, so the rows of a tile lie at a constant distance). Only pixels whose window lies inside the input.
-//! * *gathered*: windows are copied to a panel in the arena's scratch area, cells outside the input as the zero point
+//! * *gathered*: windows are copied to a panel on the stack, cells outside the input as the zero point
 //!   (their x̂ is 0), the tail of k as zeros. Borders of direct layers, and everything else: any stride, dilation,
 //!   group count and channel count.
 //!
@@ -21,7 +21,7 @@ use super::{
 use crate::codegen::target::Target;
 use goshawk_ir::{Requant, op::window::ConvWindow};
 
-/// Bytes of the panel that gathered windows may take, unless one tile needs more.
+/// Bytes of the panel that gathered windows may take, unless one window needs more.
 const PANEL_BYTES: usize = 32 << 10;
 
 /// A convolution with constant weights, independent of the graph.
@@ -111,7 +111,8 @@ pub(crate) struct GemmPlan {
     pub panel: usize,
     /// k of a gathered window, padded.
     pub k: usize,
-    pub scratch: usize,
+    /// Bytes of the panel, 0 where all windows are read in place.
+    pub panel_bytes: usize,
     /// Why the layer is off the fastest path of its target.
     pub why: Option<String>,
     lanes: Vec<Lane>,
@@ -168,11 +169,14 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> GemmPlan {
     }
     let k = spec.k().next_multiple_of(KSTEP);
     let pixels = spec.out[0] * spec.out[1];
-    let panel = (PANEL_BYTES / k / MR * MR).clamp(MR, pixels.next_multiple_of(MR));
+    // Whole tiles, or fewer pixels than a tile where they would take too much of the stack.
+    let room = PANEL_BYTES / k;
+    let panel = if room < MR { room.max(1) } else { room / MR * MR };
+    let panel = panel.min(pixels.next_multiple_of(MR));
     let all_direct = direct && (0..2).all(|axis| spec.interior(axis) == (0, spec.out[axis]));
-    let scratch = if all_direct { 0 } else { panel * k };
+    let panel_bytes = if all_direct { 0 } else { panel * k };
     let bias = bias.iter().map(|b| *b as i32).collect();
-    GemmPlan { kind, weights, scheme, direct, panel, k, scratch, why, lanes, bias }
+    GemmPlan { kind, weights, scheme, direct, panel, k, panel_bytes, why, lanes, bias }
 }
 
 fn choose_kind(spec: &ConvSpec, target: &Target) -> (Kind, Option<String>) {
