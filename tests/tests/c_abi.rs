@@ -34,6 +34,7 @@ fn bundle(graph: &IntGraph, target: &Target) -> Bundle {
         model_sha256: "0".repeat(64),
         listing: false,
         any_width: false,
+        tuning: goshawk_compiler::codegen::Tuning::default(),
     })
     .expect("compiles")
 }

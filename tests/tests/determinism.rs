@@ -31,6 +31,7 @@ fn artefacts(with_cc: bool) -> BTreeMap<String, Vec<u8>> {
                 model_sha256: String::new(),
                 listing: true,
                 any_width: false,
+                tuning: goshawk_compiler::codegen::Tuning::default(),
             })
             .expect("compiles");
             let mut add = |form: &str, bytes: Vec<u8>| {

@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub listing: bool,
     /// Accepts all bit widths that fit the element types: see [`codegen::Options::any_width`].
     pub any_width: bool,
+    /// Tiles by measurement: see [`codegen::Options::tuning`].
+    pub tuning: codegen::Tuning,
 }
 
 /// A compiled network.
@@ -50,9 +52,9 @@ pub struct Bundle {
 /// # Errors
 /// Bit widths that the target cannot execute, or ports that the C interface cannot express.
 pub fn compile(request: Request<'_>) -> Result<Bundle> {
-    let Request { graph, memory, levels, prefix, model_sha256, listing, any_width } = request;
+    let Request { graph, memory, levels, prefix, model_sha256, listing, any_width, tuning } = request;
     let mut options = codegen::Options::for_levels(levels, prefix.as_str())?;
-    (options.listing, options.any_width) = (listing, any_width);
+    (options.listing, options.any_width, options.tuning) = (listing, any_width, tuning);
     let plans = codegen::plans(graph, memory, &options)?;
     let (arena_bytes, scratch_bytes) = plans.first().map_or((0, 0), |p| (p.arena_bytes, p.scratch_bytes));
     let origin = Origin {

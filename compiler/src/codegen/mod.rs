@@ -19,6 +19,7 @@ mod plan;
 pub mod probe;
 mod target;
 mod timing;
+mod tuning;
 mod unwind;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use object::Object;
 pub use plan::{KernelPlan, LayerReport};
 pub use target::{Arch, Target};
 pub use timing::Step;
+pub use tuning::{TileChoice, Tuning};
 
 use crate::{Code, Error, Result};
 use goshawk_ir::IntGraph;
@@ -55,6 +57,8 @@ pub struct Options {
     pub share_all: bool,
     /// Takes the time between layers, for [`JitModel::session`]; the JIT of a single level only, never artefacts.
     pub profile: bool,
+    /// Tiles other than those of the static rule.
+    pub tuning: Tuning,
 }
 
 impl Options {
@@ -69,6 +73,7 @@ impl Options {
             any_width: false,
             share_all: false,
             profile: false,
+            tuning: Tuning::default(),
         }
     }
 
@@ -105,7 +110,7 @@ pub fn plan(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<
 pub fn plans(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Vec<KernelPlan>> {
     let mut plans = options
         .levels()
-        .map(|target| plan::plan(graph, memory, target, options.any_width))
+        .map(|target| plan::plan(graph, memory, target, options.any_width, &options.tuning))
         .collect::<Result<Vec<_>>>()?;
     let scratch = plans.iter().map(|p| p.scratch_bytes).max().unwrap_or(0);
     for plan in &mut plans {
@@ -113,6 +118,11 @@ pub fn plans(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result
         plan.scratch_bytes = scratch;
     }
     Ok(plans)
+}
+
+/// Tiles that a layer may be told to have on that target: what tuning tries.
+pub fn tile_choices(target: &Target) -> Vec<TileChoice> {
+    ops::tiles::choices(target)
 }
 
 /// Compiles the network into this process.

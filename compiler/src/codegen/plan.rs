@@ -11,6 +11,7 @@ use super::{
     },
     parallel,
     target::Target,
+    tuning::Tuning,
 };
 use crate::{Code, Error, Result};
 use goshawk_ir::{DType, IntGraph, IntOp, NodeId, Operator, Requant, TensorType, op::window::ConvWindow};
@@ -35,6 +36,9 @@ pub struct LayerReport {
     pub macs: u64,
     /// Why the layer is off the fastest path of the target.
     pub why: Option<String>,
+    /// Shape by which tuning knows a layer of tiles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<String>,
 }
 
 /// Kernels of all layers in execution order.
@@ -72,6 +76,7 @@ pub(crate) fn plan(
     memory: &MemoryPlan,
     target: &Target,
     any_width: bool,
+    tuning: &Tuning,
 ) -> Result<KernelPlan> {
     let order = graph.topo_order().map_err(|e| Error::internal(&e))?;
     let (mut layers, mut convs, mut scratch) = (Vec::new(), BTreeMap::new(), 0);
@@ -91,6 +96,7 @@ pub(crate) fn plan(
             activation_bits: types.first().and_then(|t| t.quant.as_ref()).map(|q| q.bits),
             macs: 0,
             why: None,
+            tiles: None,
         };
         match &node.op {
             IntOp::Input | IntOp::Const(_) => continue,
@@ -116,9 +122,10 @@ pub(crate) fn plan(
                         }
                     }
                 } else {
-                    match tiles::plan(&spec, target) {
+                    match tiles::plan(&spec, target, tuning) {
                         Ok(plan) => {
                             report.kernel = plan.name();
+                            report.tiles = Some(plan.shape.clone());
                             scratch = scratch.max(plan.scratch);
                             ConvChoice::Tiles(spec, plan)
                         }

@@ -206,6 +206,7 @@ fn compile(
         model_sha256: model.sha256.clone(),
         listing,
         any_width: false,
+        tuning: quantized.tuning.clone(),
     })
 }
 

@@ -123,7 +123,8 @@ pub fn measure(
     progress: &dyn Progress,
 ) -> Result<(Profile, Peaks)> {
     let jit = |profile: bool| {
-        let options = Options { profile, ..Options::new(target.clone(), "model") };
+        let tuning = quantized.tuning.clone();
+        let options = Options { profile, tuning, ..Options::new(target.clone(), "model") };
         codegen::jit(&quantized.graph, &quantized.memory, &options)
     };
     let (plain, stamped) = (jit(false)?, jit(true)?);
@@ -245,7 +246,10 @@ fn layers(
 }
 
 /// Inputs for the f32 entry point: every value that an input may hold is equally likely.
-fn noise(graph: &IntGraph) -> Result<Vec<Tensor>> {
+///
+/// # Errors
+/// [`Code::INTERNAL`] where the graph is not a verified one.
+pub fn noise(graph: &IntGraph) -> Result<Vec<Tensor>> {
     let internal = |e| Error::internal(&e);
     let mut state = 0x9e37_79b9u32;
     let mut next = || {

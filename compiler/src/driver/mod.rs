@@ -20,3 +20,4 @@ pub mod profile;
 pub mod progress;
 pub mod run;
 pub mod sensitivity;
+pub mod tune;

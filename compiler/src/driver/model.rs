@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Code, Error, Result,
+    codegen::Tuning,
     data::{Dataset, InputSpec},
     import,
 };
@@ -145,7 +146,7 @@ impl Model {
             .map_err(|errors| quantize_error(&errors))?;
         let memory = memory::plan(&graph).map_err(|e| Error::from_ir(Code::QUANTIZE, e))?;
         memory::check(&graph, &memory).map_err(|e| Error::internal(&e))?;
-        Ok(Quantized { graph, memory, orders })
+        Ok(Quantized { graph, memory, orders, tuning: Tuning::default() })
     }
 
     /// Origin of ranges, for a profile.
@@ -163,6 +164,8 @@ pub struct Quantized {
     pub memory: MemoryPlan,
     /// Memory order of the values that carry names of the float network ([`Lowered::orders`]).
     pub orders: std::collections::BTreeMap<String, Vec<usize>>,
+    /// Tiles by measurement ([`super::tune`]).
+    pub tuning: Tuning,
 }
 
 /// SHA-256 of a file in hexadecimal.

@@ -160,6 +160,28 @@ fn bench_measures_settings_and_libraries() {
 }
 
 #[test]
+fn tuning_is_kept_in_a_file() {
+    let place = Place::new();
+    let compile = "compile model.onnx --calib x.npy --name net";
+    place.ok(&format!("{compile} -o plain.so"));
+    place.ok(&format!("{compile} --tune tiles.json -o tuned.so"));
+    let file = place.read("tiles.json");
+    let cache: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!(cache["format"], "goshawk tuning 1");
+    place.ok(&format!("{compile} --tune tiles.json -o again.so"));
+    assert_eq!(place.read("tiles.json"), file, "what is known is not measured again");
+    assert_eq!(place.read("again.so"), place.read("tuned.so"));
+    for library in ["plain", "tuned"] {
+        place.ok(&format!("run {library}.so --data x.npy -o {library}.npz"));
+    }
+    assert_eq!(place.read("plain.npz"), place.read("tuned.npz"), "tiles do not change results");
+    place.save("tiles.json", "{}");
+    let output = place.goshawk(&format!("{compile} --tune tiles.json -o bad.so"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("tuning file is damaged"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn every_layer_is_measured() {
     let place = Place::new();
     let report = place.json("profile model.onnx --calib x.npy --runs 8 --csv layers.csv");

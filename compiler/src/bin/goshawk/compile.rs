@@ -17,6 +17,7 @@ use goshawk_compiler::{
         cache::Stage,
         model::Model,
         profile, progress,
+        tune::Cache,
     },
 };
 use goshawk_ir::text;
@@ -52,6 +53,9 @@ pub struct Args {
     /// Print the kernel of every layer, and why it is off the fast path
     #[arg(long)]
     explain: bool,
+    /// Choose the tiles of layers by measuring them; FILE keeps the results, and what it holds is not measured again
+    #[arg(long, value_name = "FILE")]
+    tune: Option<PathBuf>,
     /// Also write the calibrated ranges
     #[arg(long, value_name = "FILE")]
     save_ranges: Option<PathBuf>,
@@ -107,6 +111,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
     // What can be wrong without looking at the model comes first.
     let outputs = Outputs::new(&args.output, &args.emit, args.name.as_deref())?;
     let levels = args.target.levels()?;
+    let target = &levels[0];
     let preprocess = args.preprocess.spec()?;
     let mut printer = Printer::new(args.print_after.as_deref())?;
     let model = Model::load(&args.model, &args.import.options(), &mut |pass, graph| {
@@ -115,12 +120,23 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         }
     })?;
     let options = args.quant.lowering();
-    let setting = setting(args, &model, &preprocess, &target)?;
+    let setting = setting(args, &model, &preprocess, target)?;
     let Setting { bits, plan, ranges, .. } = &setting;
     let (bits, ranges) = (bits.clone(), ranges.clone());
-    let quantized = model.lower(&ranges, plan, &options)?;
+    let mut quantized = model.lower(&ranges, plan, &options)?;
     if printer.wants(LOWER) {
         printer.add(LOWER, &text::print(&quantized.graph));
+    }
+    if let Some(path) = &args.tune {
+        let mut cache = Cache::load(path)?;
+        let mut measured = 0;
+        for target in &levels {
+            measured += cache.fill(&quantized, target, &Terminal)?;
+        }
+        if measured > 0 {
+            cache.save(path)?;
+        }
+        quantized.tuning = cache.tuning();
     }
     progress::check(&Terminal)?;
     let mut built = build::build(&model, &quantized, &levels, &outputs, args.linker.as_deref())?;

@@ -22,6 +22,7 @@ use crate::{
         emitter::{Emitter, Level, fail},
         parallel::{self, LayerFn},
         target::Target,
+        tuning::{TileChoice, Tuning},
     },
     ukernel::{Grid, Isa, Rescale, Tile, Weights, pack::Channel, rescale},
 };
@@ -36,6 +37,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub(crate) struct TilePlan {
     isa: Isa,
+    /// What tuning knows the layer by.
+    pub shape: String,
     pub blocks: Vec<Block>,
     /// Rows, columns and channels of the image that tiles read.
     image: [usize; 3],
@@ -67,8 +70,14 @@ pub(crate) struct Block {
 }
 
 /// Chooses the tiles, or says why the layer cannot have any; nothing where the target has no tiles at all.
-pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<TilePlan, Option<String>> {
+pub(crate) fn plan(
+    spec: &ConvSpec,
+    target: &Target,
+    tuning: &Tuning,
+) -> std::result::Result<TilePlan, Option<String>> {
     let isa = choose_isa(target)?;
+    let shape = shape(spec, isa);
+    let choice = tuning.choice(&shape).filter(|c| isa.vectors().contains(&c.vectors));
     if spec.window.groups != 1 {
         return Err(Some(format!("{} groups that are not depthwise", spec.window.groups)));
     }
@@ -94,6 +103,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
     let rescale = choose_rescale(spec, target, &channels);
     let mut plan = TilePlan {
         isa,
+        shape,
         blocks: Vec::new(),
         image,
         copied,
@@ -106,11 +116,32 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<Tile
         rescale,
         channels,
     };
-    plan.choose_blocks(spec);
+    plan.choose_blocks(spec, choice);
     plan.scratch = if copied { image.iter().product::<usize>() + SLACK } else { 0 };
     plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
     Ok(plan)
+}
+
+/// Tiles that a layer may be told to have; none where there are no tiles.
+pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
+    let widths = choose_isa(target).map_or(&[][..], Isa::vectors);
+    // One row, and as many as fit.
+    let heights = [1, 1 << 16];
+    widths.iter().flat_map(|v| heights.map(|lines| TileChoice { vectors: *v, lines })).collect()
+}
+
+/// What decides the time of a layer.
+fn shape(spec: &ConvSpec, isa: Isa) -> String {
+    let [n, h, w, c] = spec.input;
+    let ConvSpec { kernel: [kh, kw], channels, window, .. } = spec;
+    let [[sh, sw], [dh, dw]] = [window.stride, window.dilation];
+    let pads = window.pads.map(|p| p.to_string()).join(",");
+    let weights = if spec.int4 { "i4" } else { "i8" };
+    let (isa, result) = (isa.name(), spec.output.dtype);
+    format!(
+        "{isa} {n}x{h}x{w}x{c} kernel {kh}x{kw} stride {sh}x{sw} dilation {dh}x{dw} pads {pads} to {channels} {weights} {result}"
+    )
 }
 
 fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<String>> {
@@ -293,9 +324,9 @@ struct BlockCode {
 
 impl TilePlan {
     /// Splits the output channels into blocks and gives the tiles their shape, by the lowest cost.
-    fn choose_blocks(&mut self, spec: &ConvSpec) {
+    fn choose_blocks(&mut self, spec: &ConvSpec, choice: Option<TileChoice>) {
         let mut best: Option<(f64, usize, Vec<Block>)> = None;
-        for widest in self.isa.vectors() {
+        for widest in self.isa.vectors().iter().filter(|v| choice.is_none_or(|c| c.vectors == **v)) {
             let (mut blocks, mut works) = (Vec::new(), Vec::new());
             let mut first = 0;
             while first < spec.channels {
@@ -311,7 +342,8 @@ impl TilePlan {
             // All blocks have tiles of as many rows, so that threads share them alike.
             let room = works.iter().map(|w| self.isa.max_rows(w.weights, w.vectors) / self.columns).min();
             let most = if self.long_row { 1 } else { room.unwrap_or(1).min(self.rows).max(1) };
-            for lines in 1..=most {
+            let (least, most) = choice.map_or((1, most), |c| (c.lines.min(most), c.lines.min(most)));
+            for lines in least..=most {
                 let mut cost = 0.0;
                 for (block, work) in blocks.iter_mut().zip(&works) {
                     let (pixels, cycles) = match lines {

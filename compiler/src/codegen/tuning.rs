@@ -1,0 +1,38 @@
+//! Which tiles layers get instead of those that the static rule chooses, by measurement (`goshawk compile --tune`).
+//!
+//! The widest tile of a layer decides how often its weights and how often its pixels are read: 7 rows × 64 channels reads
+//! few pixels and many weights for each product, 28 × 16 the reverse. Which is faster depends on the caches, so it may be
+//! measured. Every choice computes the same bytes. The static rule (`ops::tile_shape`) serves layers without a choice.
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Tiles of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TileChoice {
+    /// Vectors of output channels of the widest tile.
+    pub vectors: usize,
+    /// Rows of the image in a tile; as many as fit, if that is less.
+    pub lines: usize,
+}
+
+/// Choices by layer shape ([`super::LayerReport::tiles`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// What each shape gets.
+    pub choices: BTreeMap<String, TileChoice>,
+    /// What every other layer gets instead of the static rule's tiles: for measuring.
+    pub all: Option<TileChoice>,
+}
+
+impl Tuning {
+    /// The same for every layer.
+    pub fn all(choice: Option<TileChoice>) -> Self {
+        Self { choices: BTreeMap::new(), all: choice }
+    }
+
+    /// Tiles for the shape, if they were chosen.
+    pub fn choice(&self, shape: &str) -> Option<TileChoice> {
+        self.choices.get(shape).copied().or(self.all)
+    }
+}
