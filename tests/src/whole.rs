@@ -66,24 +66,32 @@ impl Quantized {
     /// # Errors
     /// Of code generation, the ELF writer or the loader.
     pub fn library(&self, cpu: &str, folder: &Path) -> Result<Library> {
-        let mut options = codegen::Options::new(target(cpu)?, "model");
-        let plan = codegen::plan(&self.int, &self.memory, &options).map_err(at("kernel plan"))?;
-        let origin = Origin {
-            model_sha256: String::new(),
-            levels: options.levels().map(codegen::Target::isa).collect(),
-            arena_bytes: plan.arena_bytes,
-            arena_lower_bound: self.memory.lower_bound,
-        };
-        let prefix = CName::new("model").map_err(at("prefix"))?;
-        let network = Network::new(&self.int, prefix, origin).map_err(at("ports"))?;
-        let manifest = Manifest::new(&network, Vec::new()).to_json().map_err(at("manifest"))?;
-        options.info = info::block(&network, &manifest).map_err(at("info block"))?;
-        let object = codegen::object(&self.int, &self.memory, &options).map_err(at("code generation"))?;
-        let file = folder.join("libmodel.so");
-        let library = shared::link(&object.bytes, "libmodel.so").map_err(at("ELF writer"))?;
-        std::fs::write(&file, library).map_err(at("write"))?;
-        Library::open(&file).map_err(at("loader"))
+        library(&self.int, &self.memory, cpu, folder)
     }
+}
+
+/// Compiles an integer graph to a shared library in `folder` and loads it.
+///
+/// # Errors
+/// Of code generation, the ELF writer or the loader.
+pub fn library(int: &IntGraph, memory: &MemoryPlan, cpu: &str, folder: &Path) -> Result<Library> {
+    let mut options = codegen::Options::new(target(cpu)?, "model");
+    let plan = codegen::plan(int, memory, &options).map_err(at("kernel plan"))?;
+    let origin = Origin {
+        model_sha256: String::new(),
+        levels: options.levels().map(codegen::Target::isa).collect(),
+        arena_bytes: plan.arena_bytes,
+        arena_lower_bound: memory.lower_bound,
+    };
+    let prefix = CName::new("model").map_err(at("prefix"))?;
+    let network = Network::new(int, prefix, origin).map_err(at("ports"))?;
+    let manifest = Manifest::new(&network, Vec::new()).to_json().map_err(at("manifest"))?;
+    options.info = info::block(&network, &manifest).map_err(at("info block"))?;
+    let object = codegen::object(int, memory, &options).map_err(at("code generation"))?;
+    let file = folder.join("libmodel.so");
+    let library = shared::link(&object.bytes, "libmodel.so").map_err(at("ELF writer"))?;
+    std::fs::write(&file, library).map_err(at("write"))?;
+    Library::open(&file).map_err(at("loader"))
 }
 
 fn target(cpu: &str) -> Result<Target> {

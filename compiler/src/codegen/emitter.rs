@@ -46,6 +46,7 @@ pub(crate) struct Emitter<M: Module> {
     isas: [OwnedTargetIsa; 3],
     pub functions: Vec<Defined>,
     data: BTreeMap<Vec<u8>, DataId>,
+    leaves: BTreeMap<Vec<u8>, FuncId>,
     data_count: usize,
     prefix: String,
     scratch: FunctionBuilderContext,
@@ -60,6 +61,7 @@ impl<M: Module> Emitter<M> {
             isas: isas(target)?,
             functions: Vec::new(),
             data: BTreeMap::new(),
+            leaves: BTreeMap::new(),
             data_count: 0,
             prefix: prefix.to_owned(),
             scratch: FunctionBuilderContext::new(),
@@ -170,6 +172,16 @@ impl<M: Module> Emitter<M> {
             calls: Vec::new(),
             asm: None,
         });
+        Ok(id)
+    }
+
+    /// A leaf of five pointers under the contract of `crate::ukernel`, shared where equal code exists already.
+    pub fn shared_leaf(&mut self, label: &str, code: Vec<u8>) -> Result<FuncId> {
+        if let Some(id) = self.leaves.get(&code) {
+            return Ok(*id);
+        }
+        let id = self.leaf(&format!("{label}_{}", self.leaves.len()), 5, &[], &code)?;
+        self.leaves.insert(code, id);
         Ok(id)
     }
 

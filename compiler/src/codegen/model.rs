@@ -175,6 +175,9 @@ impl Model<'_> {
             if matches!(node.op, IntOp::Reshape(_)) && places.first() == Some(&to) {
                 continue;
             }
+            if matches!(node.op, IntOp::Concat(_)) && operands.iter().all(|o| self.in_place(*o)) {
+                continue;
+            }
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
             places.push(to);
@@ -287,6 +290,11 @@ impl Model<'_> {
         Ok(Body { serial, threaded: Some(threaded) })
     }
 
+    /// Whether the value was written into the Concat that reads it.
+    fn in_place(&self, id: NodeId) -> bool {
+        self.memory.slot(id).is_ok_and(|slot| slot.rows.is_some())
+    }
+
     /// Defines the function of one layer.
     fn layer<M: Module>(
         &self,
@@ -328,19 +336,19 @@ impl Model<'_> {
             },
             IntOp::Add(a) => {
                 let output = Output { dtype, zero_point: a.zero_point, lo: a.lo, hi: a.hi };
-                elementwise::add(em, name, a, &sources(), shape, output)?.into()
+                elementwise::add(em, name, a, &sources(), shape, output)?
             }
             IntOp::Mul(a) => {
                 let output = output(&node.ty, &a.requant);
-                elementwise::mul(em, name, &a.requant, &sources(), shape, output)?.into()
+                elementwise::mul(em, name, &a.requant, &sources(), shape, output)?
             }
             IntOp::Requant(a) => {
                 let output = output(&node.ty, &a.requant);
-                elementwise::requant(em, name, &a.requant, &sources(), shape, output)?.into()
+                elementwise::requant(em, name, &a.requant, &sources(), shape, output)?
             }
             IntOp::Lut(_) => {
                 let tables = types.get(1).map_or(1, |t| t.shape[0]);
-                elementwise::lut(em, name, shape, tables, dtype)?.into()
+                elementwise::lut(em, name, shape, tables, dtype)?
             }
             IntOp::MaxPool(w) => window::max_pool(em, name, w, dims(&x.shape)?, plane(shape)?, dtype)?.into(),
             IntOp::AvgPool(a) => {
@@ -350,12 +358,14 @@ impl Model<'_> {
             }
             IntOp::Concat(a) => {
                 let shapes: Vec<Shape> = types.iter().map(|t| t.shape.clone()).collect();
-                movement::concat(em, name, a.axis, &shapes, shape, dtype)?.into()
+                // Operands that were written into the result need no copy.
+                let there: Vec<bool> = node.operands().iter().map(|o| self.in_place(*o)).collect();
+                movement::concat(em, name, a.axis, (&shapes, &there), shape, dtype)?
             }
-            IntOp::Slice(a) => movement::slice(em, name, a, &x.shape, shape, dtype)?.into(),
+            IntOp::Slice(a) => movement::slice(em, name, a, &x.shape, shape, dtype)?,
             IntOp::Pad(a) => movement::pad(em, name, a, &x.shape, shape, dtype)?.into(),
             IntOp::Reshape(_) => movement::copy(em, name, node.ty.bytes())?.into(),
-            IntOp::Transpose(a) => movement::transpose(em, name, &a.perm, &x.shape, shape, dtype)?.into(),
+            IntOp::Transpose(a) => movement::transpose(em, name, &a.perm, &x.shape, shape, dtype)?,
             IntOp::ResizeNearest(a) => movement::resize_nearest(em, name, a, dims(&x.shape)?, dtype)?.into(),
             IntOp::ResizeLinear(a) => nonlinear::resize_linear(em, name, a, dims(&x.shape)?)?.into(),
             IntOp::Softmax(_) => {
@@ -386,7 +396,7 @@ impl Model<'_> {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (i, port) in graph.inputs.iter().enumerate() {
             let (name, ty) = (format!("input{i}_quantize"), graph.ty(port.node));
-            let function = boundary::quantize(em, &name, ty, port.layout)?.into();
+            let function = boundary::quantize(em, &name, ty, port.layout)?;
             let call = Call::new(function, vec![Place::Input(i), slot(port)?]);
             let mut call = self.shared(em, &name, call, boundary::nanoseconds(ty))?;
             let step = Step::boundary(graph, port, "quantize");
@@ -395,7 +405,7 @@ impl Model<'_> {
         }
         for (i, port) in graph.outputs.iter().enumerate() {
             let (name, ty) = (format!("output{i}_dequantize"), graph.ty(port.node));
-            let function = boundary::dequantize(em, &name, ty, port.layout)?.into();
+            let function = boundary::dequantize(em, &name, ty, port.layout)?;
             let call = Call::new(function, vec![slot(port)?, Place::Output(i)]);
             let mut call = self.shared(em, &name, call, boundary::nanoseconds(ty))?;
             let step = Step::boundary(graph, port, "dequantize");

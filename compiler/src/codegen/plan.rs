@@ -101,7 +101,7 @@ pub(crate) fn plan(
         match &node.op {
             IntOp::Input | IntOp::Const(_) => continue,
             IntOp::Conv(_) | IntOp::Linear(_) => {
-                let spec = conv_spec(graph, *id)?;
+                let spec = conv_spec(graph, memory, *id)?;
                 report.weights_bits = types.get(1).and_then(|t| t.quant.as_ref()).map(|q| q.bits);
                 report.macs = spec.macs();
                 let choice = if spec.is_depthwise() {
@@ -146,11 +146,19 @@ pub(crate) fn plan(
                     pools.insert(*id, plan);
                 }
             }
+            IntOp::Concat(_) => {
+                let there = |x: &NodeId| memory.slot(*x).is_ok_and(|slot| slot.rows.is_some());
+                let missing = node.operands().iter().filter(|x| !there(x)).count();
+                report.kernel = match missing {
+                    0 => "nothing: operands are written in place".into(),
+                    n if n < node.operands().len() => format!("copy of {n} operands, the rest in place"),
+                    _ => "copy".into(),
+                };
+            }
             IntOp::Add(_)
             | IntOp::Mul(_)
             | IntOp::Requant(_)
             | IntOp::Lut(_)
-            | IntOp::Concat(_)
             | IntOp::Slice(_)
             | IntOp::Pad(_)
             | IntOp::Reshape(_)
@@ -234,8 +242,9 @@ pub(crate) fn output(ty: &TensorType, requant: &Requant) -> Output {
     Output { dtype: ty.dtype, zero_point: requant.zero_point, lo: requant.lo, hi: requant.hi }
 }
 
-fn conv_spec(graph: &IntGraph, id: NodeId) -> Result<ConvSpec> {
+fn conv_spec(graph: &IntGraph, memory: &MemoryPlan, id: NodeId) -> Result<ConvSpec> {
     let node = graph.node(id);
+    let slot = memory.slot(id).map_err(|e| Error::internal(&e.at(&node.name)))?;
     let broken =
         |what: &str| Error::internal(&goshawk_ir::IrError::new(what.to_owned()).at(node.name.clone()));
     let &[x, w, bias] = node.operands() else { return Err(broken("expected input, weights and bias")) };
@@ -270,6 +279,7 @@ fn conv_spec(graph: &IntGraph, id: NodeId) -> Result<ConvSpec> {
         out,
         window,
         channels: wt.shape[0],
+        pitch: slot.rows.map_or(node.ty.dtype.bytes(wt.shape[0]), |rows| rows.pitch),
         weights: ints(weights)?.into_iter().map(|v| v as i8).collect(),
         int4: wt.dtype == DType::I4,
         bias: ints(bias)?,

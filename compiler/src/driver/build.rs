@@ -128,6 +128,8 @@ pub struct Build {
     pub fallbacks: Vec<Vec<LayerReport>>,
     /// Bytes of the arena.
     pub arena_bytes: usize,
+    /// What no memory plan can undercut, the kernels' scratch area included.
+    pub arena_lower_bound: usize,
     /// Bytes of stack that a run takes at most.
     pub stack_bytes: u32,
 }
@@ -166,15 +168,24 @@ pub fn build(
     }
     let Some(bundle) = bundle else {
         let arena_bytes = quantized.memory.arena_bytes;
-        return Ok(Build { files, layers: Vec::new(), fallbacks: Vec::new(), arena_bytes, stack_bytes: 0 });
+        let arena_lower_bound = quantized.memory.lower_bound;
+        return Ok(Build {
+            files,
+            layers: Vec::new(),
+            fallbacks: Vec::new(),
+            arena_bytes,
+            arena_lower_bound,
+            stack_bytes: 0,
+        });
     };
     for (_, path) in outputs.files.iter().filter(|(k, _)| *k == Kind::Manifest) {
         files.push((path.clone(), bundle.manifest_file(described.clone())?.into_bytes()));
     }
+    let arena_lower_bound = bundle.network.origin.arena_lower_bound;
     let object = bundle.object;
     let (arena_bytes, stack_bytes) = (object.arena_bytes, object.stack_bytes);
     let (layers, fallbacks) = (object.layers, object.fallbacks);
-    Ok(Build { files, layers, fallbacks, arena_bytes, stack_bytes })
+    Ok(Build { files, layers, fallbacks, arena_bytes, arena_lower_bound, stack_bytes })
 }
 
 /// The bytes of a shared library for this machine's loader, for measurements.

@@ -22,6 +22,9 @@
 //! | [`max_pool`] up to 5×5 | `vpmaxub zmm` | `vpmaxub ymm` |
 
 pub mod depthwise;
+//! [`edge`] describes the kernels around the tiles: quantization, element-wise arithmetic, tables, copies.
+
+pub mod edge;
 pub mod isa;
 pub mod max_pool;
 pub mod pack;

@@ -1,13 +1,56 @@
 //! Independent checker of memory plans: simulates the arena instead of reasoning about lifetimes.
 //!
 //! It knows nothing of how plans are made. For every step it looks which values are still going to be read and requires
-//! that the step's result overlaps none of them, except a Reshape that lies exactly on its operand.
-use super::{ALIGN, MemoryPlan, Slot};
+//! that the step's result overlaps none of them, except
+//! * a Reshape that lies exactly on its operand;
+//! * an element-wise result that lies exactly on an operand of its shape, which is then lost;
+//! * a Concat around operands that lie in it where their data belongs.
+use super::{ALIGN, MemoryPlan, Rows, Slot, lifetime::element_wise};
 use goshawk_ir::{IntGraph, IntOp, NodeId, Result, bail, ensure};
 use std::collections::BTreeSet;
 
 fn overlap(a: Slot, b: Slot) -> bool {
-    a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+    if a.offset >= b.end() || b.offset >= a.end() {
+        return false;
+    }
+    match (a.rows, b.rows) {
+        // Rows at one pitch meet where their columns do, the columns being a circle.
+        (Some(x), Some(y)) if x.pitch == y.pitch => {
+            let distance = |from: usize, to: usize| (to % x.pitch + x.pitch - from % x.pitch) % x.pitch;
+            distance(a.offset, b.offset) < x.bytes || distance(b.offset, a.offset) < y.bytes
+        }
+        _ => true,
+    }
+}
+
+/// Whether the value may be in the memory of `x`, its operand, and both places agree for that.
+fn in_place(graph: &IntGraph, plan: &MemoryPlan, id: NodeId, x: NodeId) -> Result<bool> {
+    let (node, slot, other) = (graph.node(id), plan.slot(id)?, plan.slot(x)?);
+    if let IntOp::Concat(a) = &node.op {
+        if slot.rows.is_some() || a.axis + 1 != node.ty.shape.rank() {
+            return Ok(false);
+        }
+        let row = |id: NodeId| graph.ty(id).dtype.bytes(graph.ty(id).shape[a.axis]);
+        let mut offset = slot.offset;
+        for operand in node.operands() {
+            let rows = Some(Rows { bytes: row(*operand), pitch: row(id) });
+            if *operand == x && other.offset == offset && other.rows == rows {
+                return Ok(true);
+            }
+            offset += row(*operand);
+        }
+        return Ok(false);
+    }
+    Ok(element_wise(&node.op)
+        && graph.node(x).op != IntOp::Input
+        && node.ty.shape == graph.ty(x).shape
+        && slot == other
+        && slot.rows.is_none())
+}
+
+/// Whether the operator's code can write rows at a distance.
+fn writes_rows(op: &IntOp) -> bool {
+    matches!(op, IntOp::Conv(c) if c.window.groups == 1)
 }
 
 /// Checks that every value has an aligned slot of its size inside the arena and is intact whenever it is read, that
@@ -28,10 +71,26 @@ pub fn check(graph: &IntGraph, plan: &MemoryPlan) -> Result<()> {
     ensure!(plan.arena_bytes.is_multiple_of(ALIGN), "the arena size {} is not aligned", plan.arena_bytes);
     for id in &computed {
         let (slot, name) = (plan.slot(*id)?, &graph.node(*id).name);
-        ensure!(slot.offset.is_multiple_of(ALIGN), "{name}: offset {} is not aligned", slot.offset);
-        ensure!(slot.bytes == graph.ty(*id).bytes(), "{name}: slot of {} bytes", slot.bytes);
-        let end = slot.offset.checked_add(slot.bytes);
-        ensure!(end.is_some_and(|e| e <= plan.arena_bytes), "{name}: slot reaches beyond the arena");
+        let ty = graph.ty(*id);
+        ensure!(slot.bytes == ty.bytes(), "{name}: slot of {} bytes", slot.bytes);
+        match slot.rows {
+            None => {
+                ensure!(slot.offset.is_multiple_of(ALIGN), "{name}: offset {} is not aligned", slot.offset)
+            }
+            Some(rows) => {
+                let row = ty.shape.last().map_or(0, |n| ty.dtype.bytes(*n));
+                ensure!(rows.bytes == row && rows.pitch >= row && row > 0, "{name}: rows of {row} bytes");
+                // Nobody but a Concat knows how to read them.
+                let concat = |u: &NodeId| matches!(graph.node(*u).op, IntOp::Concat(_));
+                ensure!(
+                    writes_rows(&graph.node(*id).op)
+                        && graph.users(*id).iter().all(concat)
+                        && !graph.is_output(*id),
+                    "{name} is not packed"
+                );
+            }
+        }
+        ensure!(slot.end() <= plan.arena_bytes, "{name}: slot reaches beyond the arena");
     }
     // Values that hold data now. Inputs are written before anything runs.
     let mut live: BTreeSet<NodeId> = BTreeSet::new();
@@ -57,9 +116,10 @@ pub fn check(graph: &IntGraph, plan: &MemoryPlan) -> Result<()> {
             let same_data = matches!(node.op, IntOp::Reshape(_))
                 && same_bytes(graph, *id, *other)
                 && plan.slot(*other)? == slot;
+            let operand = node.operands().contains(other) && !in_place(graph, plan, *id, *other)?;
             let needed = graph.is_output(*other)
-                || node.operands().contains(other)
-                || sequence[step..].iter().any(|later| graph.node(*later).operands().contains(other));
+                || operand
+                || sequence[step + 1..].iter().any(|later| graph.node(*later).operands().contains(other));
             if needed && !same_data {
                 bail!("{} overwrites {}, which is still needed", node.name, graph.node(*other).name);
             }

@@ -1,13 +1,17 @@
-//! Lifetimes: when each block of memory must hold its value.
-use super::ALIGN;
+//! Lifetimes: which values share memory, and when each block of memory must hold its value.
+//!
+//! Values share a block where that saves a copy or a buffer: a Reshape lies on its operand; an element-wise result lies on
+//! an operand that nobody reads afterwards; convolutions write straight into the result of the Concat that is their only
+//! reader, pixel by pixel at the distance of its pixels.
+use super::{ALIGN, Rows, Slot};
 use goshawk_ir::{IntGraph, IntOp, NodeId};
 use std::collections::BTreeMap;
 
-/// Memory that one value, or a chain of reshapes of it, occupies.
+/// Memory that one value, or several that share it, occupy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The values.
-    pub values: Vec<NodeId>,
+    /// The values with their places relative to the block.
+    pub values: Vec<(NodeId, Slot)>,
     /// Size, aligned.
     pub bytes: usize,
     /// Step that writes it first.
@@ -23,18 +27,60 @@ impl Block {
     }
 }
 
+/// Whether the caller owns the memory of the value in `run`.
+fn owned(graph: &IntGraph, id: NodeId) -> bool {
+    graph.is_output(id) || graph.node(id).op == IntOp::Input
+}
+
 /// Whether a Reshape lies in its operand's memory.
-pub fn aliases(graph: &IntGraph, id: NodeId) -> Option<NodeId> {
+fn reshaped(graph: &IntGraph, id: NodeId) -> Option<NodeId> {
     let node = graph.node(id);
     let IntOp::Reshape(_) = node.op else { return None };
     let x = *node.operands().first()?;
-    let owned = |v: NodeId| graph.is_output(v) || graph.node(v).op == IntOp::Input;
-    (!owned(id) && !owned(x) && graph.constant(x).is_none()).then_some(x)
+    (!owned(graph, id) && !owned(graph, x) && graph.constant(x).is_none()).then_some(x)
+}
+
+/// Whether the operator computes each element from the elements at the same place alone, and may so overwrite them.
+pub(super) const fn element_wise(op: &IntOp) -> bool {
+    matches!(op, IntOp::Add(_) | IntOp::Mul(_) | IntOp::Requant(_) | IntOp::Lut(_))
+}
+
+/// Where the operands of Concats lie that are written in place: their slots in the result.
+fn slices(graph: &IntGraph) -> BTreeMap<NodeId, (NodeId, Slot)> {
+    let mut out = BTreeMap::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let IntOp::Concat(a) = &node.op else { continue };
+        let rank = node.ty.shape.rank();
+        if graph.is_output(id) || rank != 4 || a.axis + 1 != rank {
+            continue;
+        }
+        let pitch = node.ty.dtype.bytes(node.ty.shape[rank - 1]);
+        let mut offset = 0;
+        for x in node.operands() {
+            let ty = graph.ty(*x);
+            let row = ty.dtype.bytes(ty.shape[rank - 1]);
+            let writes_rows = matches!(&graph.node(*x).op, IntOp::Conv(c) if c.window.groups == 1);
+            if writes_rows && !owned(graph, *x) && graph.use_count(*x) == 1 {
+                let rows = Some(Rows { bytes: row, pitch });
+                out.insert(*x, (id, Slot { offset, bytes: ty.bytes(), rows }));
+            }
+            offset += row;
+        }
+    }
+    out
 }
 
 /// Blocks in order of their first step. Step i computes `order[i]`; inputs are there before the first step, outputs
 /// stay until after the last.
 pub fn blocks(graph: &IntGraph, order: &[NodeId]) -> Vec<Block> {
+    let mut last_use: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (step, id) in order.iter().enumerate() {
+        for operand in graph.node(*id).operands() {
+            last_use.insert(*operand, step);
+        }
+    }
+    let slices = slices(graph);
     let mut of: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut blocks: Vec<Block> = Vec::new();
     for (step, id) in order.iter().enumerate() {
@@ -47,23 +93,41 @@ pub fn blocks(graph: &IntGraph, order: &[NodeId]) -> Vec<Block> {
             }
         }
         let to = if graph.is_output(*id) { order.len() } else { step };
-        let aliased = aliases(graph, *id).and_then(|x| of.get(&x).copied());
-        let index = match aliased {
-            Some(i) => {
-                blocks[i].values.push(*id);
-                i
-            }
-            None => {
-                let from = if graph.node(*id).op == IntOp::Input { 0 } else { step };
-                let bytes = graph.ty(*id).bytes().next_multiple_of(ALIGN);
-                blocks.push(Block { values: vec![*id], bytes, from, to });
-                blocks.len() - 1
-            }
-        };
+        let whole = Slot { offset: 0, bytes: graph.ty(*id).bytes(), rows: None };
+        let (host, slot) = slices.get(id).map_or((*id, whole), |(concat, slot)| (*concat, *slot));
+        let shared = reshaped(graph, *id).and_then(|x| of.get(&x).copied());
+        let shared = shared.or_else(|| of.get(&host).copied());
+        let shared = shared.or_else(|| {
+            let dies = |x: &NodeId| {
+                let i = *of.get(x)?;
+                let dead = |(v, _): &(NodeId, Slot)| {
+                    !owned(graph, *v) && last_use.get(v).is_none_or(|last| *last <= step)
+                };
+                (overwrites(graph, *id, *x) && blocks[i].values.iter().all(dead)).then_some(i)
+            };
+            graph.node(*id).operands().iter().find_map(dies)
+        });
+        let index = shared.unwrap_or_else(|| {
+            let from = if graph.node(*id).op == IntOp::Input { 0 } else { step };
+            let bytes = graph.ty(host).bytes().next_multiple_of(ALIGN);
+            blocks.push(Block { values: Vec::new(), bytes, from, to });
+            of.insert(host, blocks.len() - 1);
+            blocks.len() - 1
+        });
+        blocks[index].values.push((*id, slot));
         blocks[index].to = blocks[index].to.max(to);
         of.insert(*id, index);
     }
     blocks
+}
+
+/// Whether the result of `id` may lie on its operand `x` once nobody needs that any more.
+fn overwrites(graph: &IntGraph, id: NodeId, x: NodeId) -> bool {
+    let (ty, operand) = (graph.ty(id), graph.ty(x));
+    element_wise(&graph.node(id).op)
+        && !owned(graph, id)
+        && ty.shape == operand.shape
+        && ty.bytes() == operand.bytes()
 }
 
 /// Largest sum of live bytes over all steps.

@@ -1,23 +1,73 @@
-//! Greedy placements of blocks, and the choice among them.
+//! Greedy placements of blocks, the choice among them, and a local search from the best.
 use super::lifetime::Block;
 use std::cmp::Reverse;
 
 /// Offsets of all blocks (in the order of `blocks`) and the arena size of the smallest placement found.
 pub fn best(blocks: &[Block], lower_bound: usize) -> (Vec<usize>, usize) {
-    let mut best: Option<(Vec<usize>, usize)> = None;
+    let mut best: Option<Placement> = None;
     for order in orders(blocks) {
         for fit in [Fit::First, Fit::Best] {
-            let placed = place(blocks, &order, fit);
-            let size = blocks.iter().zip(&placed).map(|(b, o)| b.bytes + o).max().unwrap_or(0);
-            if best.as_ref().is_none_or(|(_, s)| size < *s) {
-                best = Some((placed, size));
+            let placed = Placement::new(blocks, order.clone(), fit);
+            if best.as_ref().is_none_or(|b| placed.size < b.size) {
+                best = Some(placed);
             }
-            if size == lower_bound {
+            if best.as_ref().is_some_and(|b| b.size == lower_bound) {
                 break;
             }
         }
     }
-    best.unwrap_or_default()
+    let Some(mut best) = best else { return (Vec::new(), 0) };
+    search(blocks, lower_bound, &mut best);
+    (best.offsets, best.size)
+}
+
+/// An order of placement and what it gives.
+struct Placement {
+    order: Vec<usize>,
+    fit: Fit,
+    offsets: Vec<usize>,
+    size: usize,
+}
+
+impl Placement {
+    fn new(blocks: &[Block], order: Vec<usize>, fit: Fit) -> Self {
+        let offsets = place(blocks, &order, fit);
+        let size = blocks.iter().zip(&offsets).map(|(b, o)| b.bytes + o).max().unwrap_or(0);
+        Self { order, fit, offsets, size }
+    }
+}
+
+/// Moves a block that reaches to the top of the arena to an earlier position in the order of placement, and keeps what
+/// is not worse. The random numbers are always the same (Marsaglia 2003, xorshift64), and so is the result.
+fn search(blocks: &[Block], lower_bound: usize, best: &mut Placement) {
+    /// Comparisons of pairs of blocks that all tries may take together: some tenths of a second.
+    const WORK: usize = 60_000_000;
+    let tries = (WORK / (blocks.len() * blocks.len()).max(1)).min(2000);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut below = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n as u64) as usize
+    };
+    for _ in 0..tries {
+        if best.size == lower_bound {
+            return;
+        }
+        let mut order = best.order.clone();
+        let top = |i: &usize| best.offsets[*i] + blocks[*i].bytes == best.size;
+        // Now and then any block, so that the search does not stay where it is.
+        let from = match order.iter().position(top) {
+            Some(at) if at > 0 && below(4) > 0 => at,
+            _ => below(order.len()),
+        };
+        let block = order.remove(from);
+        order.insert(below(from + 1), block);
+        let next = Placement::new(blocks, order, if below(8) == 0 { best.fit.other() } else { best.fit });
+        if next.size <= best.size {
+            *best = next;
+        }
+    }
 }
 
 /// Orders of placement: by size, by the breadth (sum of live bytes) of the steps that a block is live in, by length of
@@ -56,6 +106,15 @@ enum Fit {
     First,
     /// The smallest that is large enough.
     Best,
+}
+
+impl Fit {
+    const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Best,
+            Self::Best => Self::First,
+        }
+    }
 }
 
 /// Places blocks one by one, each in a gap between the placed blocks that it meets.

@@ -87,6 +87,7 @@ struct Report {
     isa: Vec<String>,
     files: Vec<File>,
     arena_bytes: usize,
+    arena_lower_bound: usize,
     stack_bytes: u32,
     macs: u64,
     seconds: f64,
@@ -158,6 +159,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         isa: levels.iter().map(Target::isa).collect(),
         files: built.files.iter().map(|(path, b)| File { path: path.clone(), bytes: b.len() }).collect(),
         arena_bytes: built.arena_bytes,
+        arena_lower_bound: built.arena_lower_bound,
         stack_bytes: built.stack_bytes,
         macs: built.layers.iter().map(|l| l.macs).sum(),
         seconds: start.elapsed().as_secs_f64(),
@@ -245,12 +247,13 @@ fn human(r: &Report, explain: bool) -> String {
     }
     let _ = writeln!(
         out,
-        "{} at {} for {}: {} MACs, arena {} bytes, stack {} bytes, {:.2} s",
+        "{} at {} for {}: {} MACs, arena {} bytes ({:.2} × the lower bound), stack {} bytes, {:.2} s",
         r.name,
         r.bits,
         r.isa.join(", "),
         output::count(r.macs),
         r.arena_bytes,
+        r.arena_bytes as f64 / r.arena_lower_bound.max(1) as f64,
         r.stack_bytes,
         r.seconds
     );

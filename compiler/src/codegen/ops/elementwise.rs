@@ -1,6 +1,7 @@
 //! Add, Mul and Requant with broadcasting, and table look-up.
 //!
-//! Operands are walked as a loop nest whose dimensions are merged where nobody broadcasts. Along the innermost one,
+//! Operands are walked as a loop nest whose dimensions are merged where nobody broadcasts. Along the innermost one an
+//! assembled kernel runs where the target has one and the layer's scales are proven exact for it. Otherwise
 //! eight elements at a time are widened to i16, made x̂ by subtracting the zero point, and computed as two i32x4;
 //! the rest, and layers whose scale ratios do not allow it, run element by element in 64-bit registers.
 use super::rescale::{self, Lane, Output, Scheme};
@@ -9,10 +10,13 @@ use crate::{
     codegen::{
         builder::{Dim, Fb, merge_dims},
         emitter::{Emitter, Level},
+        ops::edge::{self, Leaf},
+        parallel::LayerFn,
     },
+    ukernel::edge as kernels,
 };
 use cranelift_codegen::ir::{InstBuilder, Value, types::*};
-use cranelift_module::{FuncId, Linkage, Module};
+use cranelift_module::{Linkage, Module};
 use goshawk_ir::{DType, Dyadic, Requant, Shape, op::int::Add};
 
 /// An operand: type, zero point and shape.
@@ -121,7 +125,7 @@ pub(crate) fn add<M: Module>(
     sources: &[Source],
     shape: &Shape,
     output: Output,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     let formula = Formula::Add { a: add.a, b: add.b, subtract: add.subtract };
     map(em, name, &formula, sources, shape, output)
 }
@@ -134,7 +138,7 @@ pub(crate) fn mul<M: Module>(
     sources: &[Source],
     shape: &Shape,
     output: Output,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     map(em, name, &Formula::Mul(requant.dyadic(0)), sources, shape, output)
 }
 
@@ -146,7 +150,7 @@ pub(crate) fn requant<M: Module>(
     sources: &[Source],
     shape: &Shape,
     output: Output,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     map(em, name, &Formula::Requant(requant.dyadic(0)), sources, shape, output)
 }
 
@@ -157,7 +161,7 @@ fn map<M: Module>(
     sources: &[Source],
     shape: &Shape,
     output: Output,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     let out_bytes = output.dtype.bytes(1) as i64;
     let mut strides = Vec::new();
     for s in sources {
@@ -172,9 +176,12 @@ fn map<M: Module>(
     });
     let mut dims = merge_dims(dims.collect());
     let inner = dims.pop().unwrap_or(Dim { count: 1, strides: vec![0; sources.len() + 1] });
-    let lanes = formula.lanes(sources);
     let n = sources.len();
-    em.function(name, Linkage::Local, Level::Speed, n + 1, &[], |_, b, p| {
+    if let Some(leaf) = leaf(em, formula, sources, &inner, output)? {
+        return by_leaf(em, name, n, leaf, &dims, &inner);
+    }
+    let lanes = formula.lanes(sources);
+    let id = em.function(name, Linkage::Local, Level::Speed, n + 1, &[], |_, b, p| {
         b.nest(&dims, p, &mut |b, p| {
             let vectors = if lanes.is_some() { inner.count / 8 } else { 0 };
             let end = b.repeat(vectors, p, |b, v| {
@@ -203,7 +210,75 @@ fn map<M: Module>(
         });
         b.ins().return_(&[]);
         Ok(())
-    })
+    })?;
+    Ok(id.into())
+}
+
+/// The layer by an assembled kernel of its innermost dimension. Threads share that, or else the outermost one.
+fn by_leaf<M: Module>(
+    em: &mut Emitter<M>,
+    name: &str,
+    n: usize,
+    leaf: Leaf,
+    dims: &[Dim],
+    inner: &Dim,
+) -> Result<LayerFn> {
+    let Some((outer, rest)) = dims.split_first() else {
+        return edge::blocks(em, name, n + 1, inner.count, |em, b, p, [first, count]| {
+            let leaf = leaf.callee(em, b);
+            let p: Vec<Value> = p.iter().zip(&inner.strides).map(|(p, s)| b.index(*p, first, *s)).collect();
+            leaf.call(b, [p[0], p[n - 1], p[n]], count);
+        });
+    };
+    let id = em.function(name, Linkage::Local, Level::Speed, n + 3, &[], |em, b, p| {
+        let leaf = leaf.callee(em, b);
+        let count = b.int(I64, inner.count as i64);
+        let start: Vec<Value> =
+            p.iter().zip(&outer.strides).map(|(q, s)| b.index(*q, p[n + 1], *s)).collect();
+        b.repeat_range([p[n + 1], p[n + 2]], &start, |b, _, v| {
+            b.nest(rest, v, &mut |b, p| leaf.call(b, [p[0], p[n - 1], p[n]], count));
+            v.iter().zip(&outer.strides).map(|(p, s)| b.offset(*p, *s)).collect()
+        });
+        b.ins().return_(&[]);
+        Ok(())
+    })?;
+    Ok(LayerFn { id, units: outer.count })
+}
+
+/// The assembled kernel of the innermost dimension, where there is one that is exact and worth its call.
+fn leaf<M: Module>(
+    em: &mut Emitter<M>,
+    formula: &Formula,
+    sources: &[Source],
+    inner: &Dim,
+    output: Output,
+) -> Result<Option<Leaf>> {
+    const WORTH_A_CALL: usize = 8;
+    let (Some(simd), Some(grid)) = (edge::simd(&em.target), edge::grid(output.dtype)) else {
+        return Ok(None);
+    };
+    if inner.count < WORTH_A_CALL {
+        return Ok(None);
+    }
+    let operand = |(s, stride): (&Source, &i64)| {
+        let splat = *stride == 0;
+        edge::grid(s.dtype).map(|grid| kernels::Operand { grid, zero_point: s.zero_point, splat })
+    };
+    let Some(operands) = sources.iter().zip(&inner.strides).map(operand).collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    let formula = match formula {
+        Formula::Requant(d) => kernels::Formula::Requant(*d),
+        Formula::Mul(d) => kernels::Formula::Mul(*d),
+        Formula::Add { a, b, subtract: false } => kernels::Formula::Add(*a, *b),
+        Formula::Add { a, b, subtract: true } => kernels::Formula::Subtract(*a, *b),
+    };
+    let clamp = (output.lo, output.hi);
+    let map = kernels::Map { formula, operands, grid, zero_point: output.zero_point, clamp };
+    if !map.exact() {
+        return Ok(None);
+    }
+    Leaf::new(em, "map", map.assemble(simd), map.constants()).map(Some)
 }
 
 /// (x, table, result): table[channel or 0][x] for the innermost index as channel.
@@ -213,11 +288,22 @@ pub(crate) fn lut<M: Module>(
     shape: &Shape,
     tables: usize,
     output: DType,
-) -> Result<FuncId> {
+) -> Result<LayerFn> {
     let bytes = output.bytes(1) as i64;
     let channels = if tables > 1 { tables } else { 1 };
     let rows = shape.count() / channels;
-    em.function(name, Linkage::Local, Level::Speed, 3, &[], |_, b, p| {
+    if let (Some(simd), Some(grid), 1) = (edge::simd(&em.target), edge::grid(output), channels) {
+        let kernel = kernels::Lut { grid };
+        if kernel.exists(simd) {
+            let leaf = Leaf::new(em, "lut", kernel.assemble(simd), Vec::new())?;
+            return edge::blocks(em, name, 3, rows, |em, b, p, [first, count]| {
+                let leaf = leaf.callee(em, b);
+                let (from, to) = (b.index(p[0], first, 1), b.index(p[2], first, bytes));
+                leaf.call(b, [from, p[1], to], count);
+            });
+        }
+    }
+    let id = em.function(name, Linkage::Local, Level::Speed, 3, &[], |_, b, p| {
         let table = p[1];
         let one = |b: &mut Fb<'_>, x: Value, table: Value, to: Value, at: i32| {
             let x = b.load_i32(DType::U8, x, at);
@@ -249,5 +335,6 @@ pub(crate) fn lut<M: Module>(
         }
         b.ins().return_(&[]);
         Ok(())
-    })
+    })?;
+    Ok(id.into())
 }

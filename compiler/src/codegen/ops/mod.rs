@@ -3,6 +3,7 @@
 pub(crate) mod boundary;
 pub(crate) mod conv;
 pub(crate) mod depthwise;
+pub(crate) mod edge;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
 pub(crate) mod movement;

@@ -411,8 +411,9 @@ impl TilePlan {
         })
     }
 
-    fn pixel_bytes(&self, spec: &ConvSpec) -> usize {
-        spec.output.dtype.bytes(spec.channels)
+    /// Bytes from one result pixel to the next.
+    const fn pixel_bytes(&self, spec: &ConvSpec) -> usize {
+        spec.pitch
     }
 
     fn tile(&self, spec: &ConvSpec, block: &Block, pixels: usize) -> Tile {

@@ -18,7 +18,7 @@ use crate::{
         bundle::{self, Request},
         write_atomic,
     },
-    codegen::Target,
+    codegen::{self, Target},
     driver::{
         build,
         model::{Model, Quantized},
@@ -216,11 +216,12 @@ impl Bench<'_> {
         let bundle = bundle::compile(Request {
             graph: &alone.graph,
             memory: &alone.memory,
-            target: self.target.clone(),
+            levels: std::slice::from_ref(&self.target),
             prefix: CName::from_model_name("layer"),
             model_sha256: String::new(),
             listing: false,
             any_width: false,
+            tuning: codegen::Tuning::default(),
         })?;
         let bytes = bundle.shared("liblayer.so", None)?;
         self.open(&bytes)

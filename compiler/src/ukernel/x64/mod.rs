@@ -1,8 +1,13 @@
 //! Leaf kernels for x86-64, by instruction set.
 
 pub mod avx2;
+pub mod border;
+pub mod copy;
 pub mod depthwise;
+pub mod lut;
+pub mod map;
 pub mod max_pool;
 pub mod regs;
 mod row;
+pub mod vector;
 pub mod vnni512;

@@ -193,9 +193,9 @@ impl<M: Module> Layer<'_, M> {
 }
 
 impl ConvSpec {
-    /// Bytes of one result pixel.
-    pub(super) fn result(&self) -> i64 {
-        (self.channels * self.output.dtype.bytes(1)) as i64
+    /// Bytes from one result pixel to the next.
+    pub(super) const fn result(&self) -> i64 {
+        self.pitch as i64
     }
 
     /// Geometry of tiles that read the tensor.

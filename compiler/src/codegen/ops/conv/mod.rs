@@ -36,6 +36,8 @@ pub(crate) struct ConvSpec {
     pub window: ConvWindow,
     /// Output channels.
     pub channels: usize,
+    /// Bytes from one pixel of the result to the next: more than its channels where it is part of a Concat.
+    pub pitch: usize,
     /// O, KH, KW, C/groups.
     pub weights: Vec<i8>,
     /// Weights come as 4-bit values.
