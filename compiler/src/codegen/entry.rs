@@ -155,20 +155,21 @@ impl Entry<'_> {
         em.function(name, Linkage::Export, Level::Baseline, 4, &[I32], |em, b, p| {
             self.check(b, p);
             let threads = executor_threads(b, p[3]);
-            let byte = self.level.map(|level| em.call(b, level, &[])[0]);
-            if let Some(byte) = byte {
+            // Without a check the first level runs everywhere.
+            let reachable = if self.level.is_some() { &self.bodies[..] } else { &self.bodies[..1] };
+            let Some((last, better)) = reachable.split_last() else { return Ok(()) };
+            if let Some(level) = self.level {
+                let byte = em.call(b, level, &[])[0];
                 let none = b.ins().icmp_imm_u(IntCC::Equal, byte, NONE);
                 b.refuse(none, E_ISA);
-            }
-            let Some((last, better)) = self.bodies.split_last() else { return Ok(()) };
-            for (i, bodies) in better.iter().enumerate() {
-                let Some(byte) = byte else { break };
-                let (this, next) = (b.create_block(), b.create_block());
-                let here = b.ins().icmp_imm_u(IntCC::Equal, byte, i as i64 + 1);
-                b.ins().brif(here, this, &[], next, &[]);
-                b.switch_to_block(this);
-                finish(em, b, &bodies[which], p, threads);
-                b.switch_to_block(next);
+                for (i, bodies) in better.iter().enumerate() {
+                    let (this, next) = (b.create_block(), b.create_block());
+                    let here = b.ins().icmp_imm_u(IntCC::Equal, byte, i as i64 + 1);
+                    b.ins().brif(here, this, &[], next, &[]);
+                    b.switch_to_block(this);
+                    finish(em, b, &bodies[which], p, threads);
+                    b.switch_to_block(next);
+                }
             }
             finish(em, b, &last[which], p, threads);
             Ok(())
