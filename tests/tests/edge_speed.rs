@@ -136,7 +136,7 @@ fn measure(libraries: &[(Library, bool)], runs: usize) -> Vec<f64> {
     let mut calls: Vec<_> = runners.iter_mut().map(|r| || r.run()).collect();
     let mut calls: Vec<&mut dyn FnMut() -> Result<(), String>> =
         calls.iter_mut().map(|c| c as &mut dyn FnMut() -> Result<(), String>).collect();
-    let options = latency::Options { warm_up: 3, runs };
+    let options = latency::Options { warm_up: 3, runs, ..latency::Options::default() };
     let summaries = latency::compare(options, &mut calls).expect("runs");
     summaries.iter().map(|s| s.min.as_secs_f64() * 1e6).collect()
 }

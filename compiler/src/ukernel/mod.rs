@@ -20,10 +20,10 @@
 //! | [`depthwise`] up to 5×5 | four taps a lane, `vpdpbusd zmm` | two taps a lane, `vpmaddwd ymm` |
 //! | average pool up to 5×5 | the same with weights of one | the same |
 //! | [`max_pool`] up to 5×5 | `vpmaxub zmm` | `vpmaxub ymm` |
-
-pub mod depthwise;
+//!
 //! [`edge`] describes the kernels around the tiles: quantization, element-wise arithmetic, tables, copies.
 
+pub mod depthwise;
 pub mod edge;
 pub mod isa;
 pub mod max_pool;

@@ -164,7 +164,7 @@ fn assert_self_contained(bytes: &[u8]) {
         let name = symbol.name().unwrap_or_default();
         assert!(!symbol.is_undefined() || name.is_empty(), "undefined symbol {name}");
         if symbol.is_global() {
-            assert!(["m_run", "m_run_f32", "m_info"].contains(&name), "exported symbol {name}");
+            assert!(["m_run", "m_run_f32", "m_info", "m_level"].contains(&name), "exported symbol {name}");
         }
     }
 }
