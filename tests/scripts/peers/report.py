@@ -108,17 +108,17 @@ def threads(tool):
 
 def sizes(tool):
     """Time to compile, code without weights, arena and its lower bound."""
-    lines = ["| network | compile s | code KB | library MB | arena KiB | lower bound KiB |", "|---" * 6 + "|"]
+    lines = ["| network | compile s | code KB | library MB | arena KiB | lower bound KiB | ÷ |", "|---" * 7 + "|"]
     for name in networks.NETWORKS:
         out = tool.cache / f"{name}.size" / "libnet.so"
         out.parent.mkdir(exist_ok=True)
         report = tool.run("compile", tool.model(name), "--ranges", tool.ranges(name), "-o", out)
         sections = subprocess.run(["size", "-A", "-d", out], capture_output=True, text=True, check=True).stdout
         text = sum(int(l.split()[1]) for l in sections.splitlines() if l.startswith(".text"))
-        bound = report.get("arena_lower_bound_bytes")
+        bound = json.loads((out.parent / "net.json").read_text())["arena"]["lower_bound"]
         lines.append(
             f"| {name} | {report['seconds']:.2f} | {text / 1e3:.0f} | {out.stat().st_size / 1e6:.1f} "
-            f"| {report['arena_bytes'] / 1024:.0f} | {f'{bound / 1024:.0f}' if bound else '–'} |"
+            f"| {report['arena_bytes'] / 1024:.0f} | {bound / 1024:.0f} | {report['arena_bytes'] / max(bound, 1):.2f} |"
         )
     return lines
 
