@@ -66,8 +66,13 @@ fn cases() -> Vec<(&'static str, usize, IntGraph, bool)> {
         Shape::new([1, 256]).expect("small"),
         &(0..256).map(|i| (i * 37) % 256).collect::<Vec<i32>>(),
     );
-    let lut =
-        one(IntOp::Lut(NoAttrs {}), &[big.clone()], Some(table.expect("fits")), big.clone(), Layout::Same);
+    let lut = one(
+        IntOp::Lut(NoAttrs {}),
+        std::slice::from_ref(&big),
+        Some(table.expect("fits")),
+        big.clone(),
+        Layout::Same,
+    );
     let parts: Vec<_> = [64, 96, 32].iter().map(|c| ty(DType::U8, &[1, 55, 55, *c])).collect();
     let concat =
         one(IntOp::Concat(Axis { axis: 3 }), &parts, None, ty(DType::U8, &[1, 55, 55, 192]), Layout::Same);

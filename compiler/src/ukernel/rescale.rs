@@ -16,7 +16,7 @@ pub fn as_float(mult: i32, shift: u8, bound: i64) -> Option<f32> {
     let short = mult >> zeros < 1 << 24 && bound < 1 << 24;
     // A tie is z·M = 2^(e−1) times an odd number; with M = odd·2^zeros it takes 2^(e−1−zeros) to divide z ≠ 0.
     let factors = i64::from(shift) - 1 - i64::from(zeros);
-    let ties = factors >= 0 && factors < 62 && bound >= 1 << factors;
+    let ties = (0..62).contains(&factors) && bound >= 1 << factors;
     // With the zero point the sum must stay between 2²³ and 2²⁴.
     let fits = (i128::from(bound) * i128::from(mult)) >> shift < 1 << 21;
     (short && !ties && fits).then(|| mult as f32 / 2f32.powi(i32::from(shift)))

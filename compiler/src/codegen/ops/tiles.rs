@@ -85,7 +85,7 @@ pub(crate) fn plan(
         return Err(Some("taps of a kernel row are not neighbours (dilation)".into()));
     }
     let [n, h, w, c] = spec.input;
-    let copied = spec.window.pads != [0; 4] || spec.kernel[1] * c % 4 != 0;
+    let copied = spec.window.pads != [0; 4] || !(spec.kernel[1] * c).is_multiple_of(4);
     let image = if copied {
         let need = |axis: usize| {
             (spec.out[axis] - 1) * spec.window.stride[axis]

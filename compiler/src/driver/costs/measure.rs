@@ -106,8 +106,8 @@ pub fn measure(
     let cpu = table.cpus.entry(isa.clone()).or_default();
     cpu.processor = processor();
     // Variants by shape, each with one layer that has it.
-    let mut shapes: BTreeMap<&str, Vec<(String, LayerBits, &Quantized, NodeId, &LayerFacts)>> =
-        BTreeMap::new();
+    type Candidate<'a> = (String, LayerBits, &'a Quantized, NodeId, &'a LayerFacts);
+    let mut shapes: BTreeMap<&str, Vec<Candidate<'_>>> = BTreeMap::new();
     let mut variants = 0;
     for (name, layer) in &layers {
         for (bits, quantized) in &lowered {
@@ -216,7 +216,7 @@ impl Bench<'_> {
         let bundle = bundle::compile(Request {
             graph: &alone.graph,
             memory: &alone.memory,
-            levels: std::slice::from_ref(&self.target),
+            levels: std::slice::from_ref(self.target),
             prefix: CName::from_model_name("layer"),
             model_sha256: String::new(),
             listing: false,

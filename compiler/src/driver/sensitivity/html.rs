@@ -151,7 +151,9 @@ fn against_eigenvalue(out: &mut String, p: &Profile) {
 
 fn omegas(out: &mut String, p: &Profile) {
     let names = Names::new(p);
-    let sides: [(&str, fn(&LayerProfile) -> BTreeSet<u8>, fn(u8) -> (u8, u8)); 2] = [
+    type Widths = fn(&LayerProfile) -> BTreeSet<u8>;
+    type Pair = fn(u8) -> (u8, u8);
+    let sides: [(&str, Widths, Pair); 2] = [
         ("weights", |l| l.weights.errors.keys().copied().collect(), |b| (b, FLOAT)),
         ("activations", |l| l.activations.errors.keys().copied().collect(), |b| (FLOAT, b)),
     ];

@@ -182,7 +182,8 @@ impl<'a> Run<'a> {
     }
 
     fn stages(&mut self) -> Result<()> {
-        let stages: [(Estimator, fn(&mut Self) -> Result<()>); 6] = [
+        type Stage<T> = fn(&mut T) -> Result<()>;
+        let stages: [(Estimator, Stage<Self>); 6] = [
             (Estimator::Errors, Self::errors),
             (Estimator::GaussNewton, Self::gauss_newton),
             (Estimator::Fisher, Self::fisher),

@@ -231,7 +231,7 @@ fn table(out: &mut String, points: &[PointReport]) {
 /// Four significant digits.
 fn short(v: f64) -> String {
     match v.abs() {
-        a if a == 0.0 => "0".into(),
+        0.0 => "0".into(),
         a if !(1e-3..1e6).contains(&a) => format!("{v:.3e}"),
         a => format!("{v:.*}", (3 - a.log10().floor() as i32).clamp(0, 6) as usize),
     }
