@@ -222,7 +222,7 @@ mod tests {
         for i in 0..500 {
             let mut t = table();
             for time in t.cpus.values_mut().flat_map(|c| c.layers.values_mut()) {
-                time.warm_us = f64::from(i).sqrt() * 1234.567_891;
+                time.warm_us = f64::from(i).sqrt() * 1_234.567_891;
                 time.cold_us = f64::from(i) / 3.0;
             }
             assert!(CostTable::parse(&t.print().expect("text")).is_ok(), "{i}");
