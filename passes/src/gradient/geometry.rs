@@ -165,6 +165,14 @@ pub struct Sizes {
     pub kernel: [usize; 2],
 }
 
+/// Zeroes a buffer unless it has this length already: then all but the borders, which stay zero, are overwritten.
+fn blank<T: Real>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() != len {
+        buffer.clear();
+        buffer.resize(len, T::ZERO);
+    }
+}
+
 impl Layout {
     /// The layout of x for y = w ∗ x.
     pub fn forward(w: &ConvWindow, s: Sizes, images: usize) -> Self {
@@ -229,10 +237,10 @@ impl Layout {
         (self.images - 1) * self.image + (part.rows.count - 1) * self.pitch + part.columns.count
     }
 
-    /// Lays out `channels` of every image; images are `distance` apart in `x`.
+    /// Lays out `channels` of every image; images are `distance` apart in `x`. The buffer is empty, or was filled for this
+    /// geometry before.
     pub fn fill<T: Real>(&self, x: &[T], distance: usize, channels: usize, planes: &mut Vec<T>) {
-        planes.clear();
-        planes.resize(channels * self.channel, T::ZERO);
+        blank(planes, channels * self.channel);
         let [height, width] = self.source;
         for c in 0..channels {
             for g in 0..self.images {
@@ -260,8 +268,7 @@ impl Layout {
 
     /// Lays out the results (one part with step 1) at their positions, zeros between them, for [`super::kernels::dots`].
     pub fn spread<T: Real>(&self, y: &[T], distance: usize, channels: usize, len: usize, lines: &mut Vec<T>) {
-        lines.clear();
-        lines.resize(channels * len, T::ZERO);
+        blank(lines, channels * len);
         let [height, width] = self.result;
         for c in 0..channels {
             for g in 0..self.images {
