@@ -6,6 +6,8 @@
 #![allow(clippy::print_stdout)]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../tests/common/threads.rs"]
+mod threads;
 
 use common::{Net, window};
 use goshawk_ir::{
@@ -13,32 +15,9 @@ use goshawk_ir::{
     op::float::{Binary, BinaryFn, Clamp, Conv},
     op::window::ConvWindow,
 };
-use goshawk_passes::gradient::{Engine, Keep, Loss, Noise, Parts, Rows, Workers, random};
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
-};
-
-struct Threads(usize);
-
-impl Workers for Threads {
-    fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..self.0 {
-                scope.spawn(|| {
-                    loop {
-                        let task = next.fetch_add(1, Ordering::Relaxed);
-                        if task >= tasks {
-                            return;
-                        }
-                        work(task);
-                    }
-                });
-            }
-        });
-    }
-}
+use goshawk_passes::gradient::{Engine, Keep, Loss, Noise, Parts, Rows, random};
+use std::time::Instant;
+use threads::Threads;
 
 const RELU6: Clamp = Clamp { lo: 0.0, hi: 6.0 };
 

@@ -38,7 +38,6 @@ pub fn shards<A: Send>(
     work: impl Fn(&mut A, usize) -> Result<()> + Sync,
 ) -> Result<Vec<A>> {
     let shards = SHARDS.min(count);
-    let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let done: Mutex<Vec<Shard<A>>> = Mutex::new(Vec::new());
     let run_shard = |shard: usize| {
@@ -54,22 +53,10 @@ pub fn shards<A: Send>(
         }
         Ok(accumulator)
     };
-    let worker = || {
-        loop {
-            let shard = next.fetch_add(1, Ordering::Relaxed);
-            if shard >= shards {
-                return;
-            }
-            let result = run_shard(shard);
-            failed.fetch_or(result.is_err(), Ordering::Relaxed);
-            done.lock().unwrap_or_else(PoisonError::into_inner).push((shard, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.clamp(1, shards.max(1)) {
-            scope.spawn(worker);
-        }
-        worker();
+    Threads(threads).run(shards, &|shard| {
+        let result = run_shard(shard);
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        done.lock().unwrap_or_else(PoisonError::into_inner).push((shard, result));
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(shard, _)| *shard);
@@ -88,7 +75,7 @@ pub fn shards<A: Send>(
     }
 }
 
-/// Threads for the gradient engine, which has none of its own.
+/// Threads that take tasks in turn; the gradient engine has none of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads(pub usize);
 

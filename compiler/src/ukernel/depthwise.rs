@@ -15,7 +15,7 @@
 //! Columns outside the input are vectors of the zero point, rows outside a row of zero points that the caller passes.
 use super::{
     Isa, Rescale,
-    pack::{self, Channel},
+    pack::Channel,
     row::{Events, Part, Row},
 };
 use iced_x86::IcedError;
@@ -221,7 +221,7 @@ impl Depthwise {
                     let none = Channel { bias: 0, mult: 0, shift: 32 };
                     let channels: Vec<Channel> =
                         vector.iter().map(|c| c.map_or(none, |c| values.channels[c])).collect();
-                    out.extend(self.epilogue(isa, &channels));
+                    out.extend(isa.rescale_constants(&channels, self.rescale, self.zero_point, false));
                 }
             }
         }
@@ -246,20 +246,6 @@ impl Depthwise {
                 _ => 0,
             };
             if slots == 2 { out.extend(i16::from(weight).to_le_bytes()) } else { out.push(weight as u8) }
-        }
-    }
-
-    fn epilogue(&self, isa: Isa, channels: &[Channel]) -> Vec<u8> {
-        match (self.rescale, isa) {
-            (Rescale::Float, _) => {
-                let biases = channels.iter().flat_map(|c| c.bias.to_le_bytes());
-                let scale = |c: &Channel| (c.mult as f32 / 2f32.powi(i32::from(c.shift))).to_le_bytes();
-                biases.chain(channels.iter().flat_map(scale)).collect()
-            }
-            (Rescale::Integer { short_shift }, Isa::Vnni512) => pack::epilogue(channels, false, short_shift),
-            (Rescale::Integer { short_shift }, Isa::Avx2) => {
-                pack::epilogue_avx2(channels, self.zero_point, short_shift)
-            }
         }
     }
 

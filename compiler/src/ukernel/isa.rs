@@ -89,16 +89,28 @@ impl Isa {
 
     /// Epilogue constants of a tile.
     pub fn epilogue(self, channels: &[Channel], tile: &Tile) -> Vec<u8> {
-        let mut out = match (tile.rescale, self) {
-            (Rescale::Float, _) => pack::epilogue_float(channels, tile, self.lanes()),
-            (Rescale::Integer { short_shift }, Self::Vnni512) => {
-                pack::epilogue(channels, tile.weights == Weights::Int4Times16, short_shift)
-            }
-            (Rescale::Integer { short_shift }, Self::Avx2) => {
-                pack::epilogue_avx2(channels, tile.zero_point, short_shift)
-            }
-        };
+        let times16 = tile.weights == Weights::Int4Times16;
+        let mut out = self.rescale_constants(channels, tile.rescale, tile.zero_point, times16);
         out.resize(tile.vectors * self.epilogue_bytes(tile.rescale), 0);
         out
+    }
+
+    /// Epilogue blocks of as many vectors as `channels` need; `times16` adapts them to [`Weights::Int4Times16`].
+    pub(super) fn rescale_constants(
+        self,
+        channels: &[Channel],
+        rescale: Rescale,
+        zero_point: i32,
+        times16: bool,
+    ) -> Vec<u8> {
+        match (rescale, self) {
+            (Rescale::Float, _) => pack::epilogue_float(channels, times16, self.lanes()),
+            (Rescale::Integer { short_shift }, Self::Vnni512) => {
+                pack::epilogue(channels, times16, short_shift)
+            }
+            (Rescale::Integer { short_shift }, Self::Avx2) => {
+                pack::epilogue_avx2(channels, zero_point, short_shift)
+            }
+        }
     }
 }

@@ -3,12 +3,11 @@
 //! Weights of a block of `n` channels (a multiple of 16) lie as `[k/4][n][4]`: one 32-bit lane holds four consecutive
 //! k of one channel, as `vpdpbusd` wants them. Channels beyond the last are zero.
 
-use super::{Tile, Weights};
+use super::rescale;
 
 /// Constants of one vector of `lanes` channels that are rescaled in f32: biases i32, then M/2^e as f32.
-pub fn epilogue_float(channels: &[Channel], tile: &Tile, lanes: usize) -> Vec<u8> {
-    // Accumulators of `Int4Times16` are sixteen times the true ones.
-    let times = if tile.weights == Weights::Int4Times16 { 16 } else { 1 };
+pub fn epilogue_float(channels: &[Channel], times16: bool, lanes: usize) -> Vec<u8> {
+    let times = if times16 { 16 } else { 1 };
     let lane =
         |group: &[Channel], i: usize, value: &dyn Fn(&Channel) -> [u8; 4]| group.get(i).map_or([0; 4], value);
     channels
@@ -17,9 +16,7 @@ pub fn epilogue_float(channels: &[Channel], tile: &Tile, lanes: usize) -> Vec<u8
             let biases =
                 (0..lanes).flat_map(|i| lane(group, i, &|c| c.bias.wrapping_mul(times).to_le_bytes()));
             let scales = (0..lanes).flat_map(|i| {
-                lane(group, i, &|c| {
-                    (c.mult as f32 / 2f32.powi(i32::from(c.shift)) / times as f32).to_le_bytes()
-                })
+                lane(group, i, &|c| (rescale::as_f32(c.mult, c.shift) / times as f32).to_le_bytes())
             });
             biases.chain(scales).collect::<Vec<_>>()
         })

@@ -19,7 +19,12 @@ pub fn as_float(mult: i32, shift: u8, bound: i64) -> Option<f32> {
     let ties = (0..62).contains(&factors) && bound >= 1 << factors;
     // With the zero point the sum must stay between 2²³ and 2²⁴.
     let fits = (i128::from(bound) * i128::from(mult)) >> shift < 1 << 21;
-    (short && !ties && fits).then(|| mult as f32 / 2f32.powi(i32::from(shift)))
+    (short && !ties && fits).then(|| as_f32(mult, shift))
+}
+
+/// M/2^e in f32, exact for at most 24 significant bits.
+pub(super) fn as_f32(mult: i32, shift: u8) -> f32 {
+    mult as f32 / 2f32.powi(i32::from(shift))
 }
 
 #[cfg(test)]

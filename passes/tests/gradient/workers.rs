@@ -1,29 +1,6 @@
 //! The number of threads changes nothing; f32 agrees with f64.
-use super::{check::*, networks};
+use super::{check::*, networks, threads::Threads};
 use goshawk_passes::gradient::{Engine, Keep, Loss, Noise, Rows, Serial, Workers};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// So many threads.
-struct Threads(usize);
-
-impl Workers for Threads {
-    fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..self.0 {
-                scope.spawn(|| {
-                    loop {
-                        let task = next.fetch_add(1, Ordering::Relaxed);
-                        if task >= tasks {
-                            return;
-                        }
-                        work(task);
-                    }
-                });
-            }
-        });
-    }
-}
 
 /// Tasks in the opposite order.
 struct Backwards;

@@ -16,13 +16,12 @@ use crate::{
     ukernel::{
         Grid,
         edge::{Dequantize, Quantize},
+        rescale::MAGIC,
     },
 };
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::FloatCC, immediates::Ieee32, types::*};
 use cranelift_module::{Linkage, Module};
 use goshawk_ir::{Layout, Shape, TensorType};
-
-const MAGIC: f32 = 12_582_912.0;
 
 /// Walks the integer tensor in its own order together with the f32 tensor: byte strides [integer, float].
 fn dims(ty: &TensorType, layout: Layout) -> Result<Vec<Dim>> {

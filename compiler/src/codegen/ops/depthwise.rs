@@ -59,7 +59,8 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<RowP
     if spec.window.dilation[1] != 1 && columns != 1 {
         return Err(Some("taps of a kernel row are not neighbours (dilation)".into()));
     }
-    let channels = tiles::channels(spec, isa)?;
+    let bounds = spec.bounds();
+    let channels = tiles::channels(spec, isa, &bounds)?;
     let [_, _, width, _] = spec.input;
     let row = Row {
         channels: spec.channels,
@@ -75,7 +76,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<RowP
         input_zero_point: spec.input_zero_point as u8,
         zero_point: spec.output.zero_point,
         clamp: (spec.output.lo, spec.output.hi),
-        rescale: tiles::choose_rescale(spec, target, &channels),
+        rescale: tiles::choose_rescale(target, &channels, &bounds),
     };
     Ok(RowPlan { isa, leaf, channels })
 }

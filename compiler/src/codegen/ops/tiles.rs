@@ -56,6 +56,8 @@ pub(crate) struct TilePlan {
     lines: usize,
     rescale: Rescale,
     channels: Vec<Channel>,
+    /// |accumulator| of each channel.
+    bounds: Vec<i64>,
 }
 
 /// A range of output channels.
@@ -99,8 +101,9 @@ pub(crate) fn plan(
     let long_row = !copied && spec.kernel == [1, 1] && spec.window.stride == [1, 1];
     let (rows, columns) = if long_row { (1, n * h * w) } else { (spec.out[0], spec.out[1]) };
 
-    let channels = channels(spec, isa)?;
-    let rescale = choose_rescale(spec, target, &channels);
+    let bounds = spec.bounds();
+    let channels = channels(spec, isa, &bounds)?;
+    let rescale = choose_rescale(target, &channels, &bounds);
     let mut plan = TilePlan {
         isa,
         shape,
@@ -115,6 +118,7 @@ pub(crate) fn plan(
         lines: 1,
         rescale,
         channels,
+        bounds,
     };
     plan.choose_blocks(spec, choice);
     plan.scratch = if copied { image.iter().product::<usize>() + SLACK } else { 0 };
@@ -156,7 +160,11 @@ fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<String>> {
 }
 
 /// Bias with the zero point folded in, multiplier and shift of every channel.
-pub(super) fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Channel>, String> {
+pub(super) fn channels(
+    spec: &ConvSpec,
+    isa: Isa,
+    bounds: &[i64],
+) -> std::result::Result<Vec<Channel>, String> {
     // The epilogues keep 32 bits of the rescaled value; AVX2's adds 2⁶² to the product.
     let widest = match isa {
         Isa::Vnni512 => 1i64 << 31,
@@ -165,7 +173,7 @@ pub(super) fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Cha
     (0..spec.channels)
         .map(|index| {
             let dyadic = spec.requant.dyadic(index);
-            let bound = spec.bound(index);
+            let bound = bounds[index];
             if bound >= widest || (i128::from(bound) * i128::from(dyadic.mult)) >> dyadic.shift >= 1 << 30 {
                 return Err(format!("output channel {index} may leave 32 bits when rescaled"));
             }
@@ -179,10 +187,9 @@ pub(super) fn channels(spec: &ConvSpec, isa: Isa) -> std::result::Result<Vec<Cha
 }
 
 /// One fused multiply-add where every channel proves it, else 64-bit products.
-pub(super) fn choose_rescale(spec: &ConvSpec, target: &Target, channels: &[Channel]) -> Rescale {
-    let float =
-        |(index, c): (usize, &Channel)| rescale::as_float(c.mult, c.shift, spec.bound(index)).is_some();
-    if target.has("fma") && channels.iter().enumerate().all(float) {
+pub(super) fn choose_rescale(target: &Target, channels: &[Channel], bounds: &[i64]) -> Rescale {
+    let float = |(c, bound): (&Channel, &i64)| rescale::as_float(c.mult, c.shift, *bound).is_some();
+    if target.has("fma") && channels.iter().zip(bounds).all(float) {
         Rescale::Float
     } else {
         Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) }
@@ -455,7 +462,7 @@ impl TilePlan {
         let paired = spec.int4 && (vectors > 1 || steps.is_multiple_of(2));
         match self.isa {
             Isa::Vnni512 => {
-                let fits = |c: usize| spec.bound(c) < 1 << 27 && self.channels[c].shift <= 58;
+                let fits = |c: usize| self.bounds[c] < 1 << 27 && self.channels[c].shift <= 58;
                 if paired && channels.clone().all(fits) { Weights::Int4Times16 } else { Weights::Int8 }
             }
             Isa::Avx2 => {

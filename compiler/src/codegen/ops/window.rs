@@ -292,7 +292,7 @@ impl DepthwisePlan {
     pub fn new(spec: &ConvSpec) -> Self {
         let plain: Vec<(i32, u8)> =
             (0..spec.channels).map(|c| (spec.requant.dyadic(c).mult, spec.requant.dyadic(c).shift)).collect();
-        let bounds: Vec<i64> = (0..spec.channels).map(|c| spec.bound(c)).collect();
+        let bounds = spec.bounds();
         let (scheme, lanes) = rescale::prepare(&plain, &bounds);
         Self { scheme, lanes, plain }
     }

@@ -5,9 +5,10 @@
 //! * [`Weights::Int16`]: even and odd activation bytes as u16 times weights as i16 by `vpmaddwd`: any weights.
 //! * [`Weights::Int4Offset`]: nibbles unpacked in registers, `vpmaddubsw`, sums in i16 for `period` steps, then
 //!   widened. INT4 is really faster here: two instructions for 32 products instead of three.
-//!
-//! The epilogue has no 64-bit arithmetic shift: (z·M + 2^(e−1) + 2⁶²) >> e, logical, minus 2^(62−e).
-use super::regs::{XMM, YMM};
+use super::{
+    regs::{XMM, YMM},
+    requantize,
+};
 use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
 use iced_x86::{
     IcedError,
@@ -292,18 +293,8 @@ impl<'a> Kernel<'a> {
             for v in 0..self.tile.vectors {
                 let even = self.acc(row, v);
                 let odd = YMM[total + (row * self.tile.vectors + v) % (16 - total)];
-                self.asm.vpsrlq(odd, even, 32)?;
-                self.asm.vpmuldq(even, even, self.epilogue(v, 32))?;
-                self.asm.vpmuldq(odd, odd, self.epilogue(v, 64))?;
-                self.asm.vpaddq(even, even, self.epilogue(v, 96))?;
-                self.asm.vpaddq(odd, odd, self.epilogue(v, 128))?;
-                self.asm.vpsrlvq(even, even, self.epilogue(v, 160))?;
-                self.asm.vpsrlvq(odd, odd, self.epilogue(v, 192))?;
-                if short_shift {
-                    self.asm.vpsllq(odd, odd, 32)?;
-                }
-                self.asm.vpblendd(even, even, odd, 0xAA)?;
-                self.asm.vpaddd(even, even, self.epilogue(v, 224))?;
+                let block = self.epilogue(v, 0);
+                requantize::ymm(&mut self.asm, [even, odd], block, short_shift)?;
             }
         }
         Ok(())

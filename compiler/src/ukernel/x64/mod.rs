@@ -8,6 +8,7 @@ pub mod lut;
 pub mod map;
 pub mod max_pool;
 pub mod regs;
+mod requantize;
 mod row;
 pub mod vector;
 pub mod vnni512;

@@ -3,7 +3,10 @@
 //! Registers: rows × vectors accumulators (at most 28), then weights and broadcasts. Four consecutive activation bytes
 //! of a row are broadcast and multiplied with each vector of weights. The epilogue splits accumulators into even and odd
 //! channels, multiplies in 64 bits, rounds, shifts and merges under a mask: about ten instructions for 16 results.
-use super::regs::{XMM, YMM, ZMM};
+use super::{
+    regs::{XMM, YMM, ZMM},
+    requantize,
+};
 use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
 use iced_x86::{
     IcedError,
@@ -221,17 +224,8 @@ impl<'a> Kernel<'a> {
             for v in 0..self.tile.vectors {
                 let even = self.acc(row, v);
                 let odd = free[(row * self.tile.vectors + v) % free.len()];
-                self.asm.vpsrlq(odd, even, 32)?;
-                self.asm.vpmuldq(even, even, self.epilogue(v, 64))?;
-                self.asm.vpmuldq(odd, odd, self.epilogue(v, 128))?;
-                self.asm.vpaddq(even, even, self.epilogue(v, 192))?;
-                self.asm.vpaddq(odd, odd, self.epilogue(v, 256))?;
-                self.asm.vpsravq(even, even, self.epilogue(v, 320))?;
-                self.asm.vpsravq(odd, odd, self.epilogue(v, 384))?;
-                if short_shift {
-                    self.asm.vpsllq(odd, odd, 32)?;
-                }
-                self.asm.vmovdqa32(even.k1(), odd)?;
+                let block = self.epilogue(v, 0);
+                requantize::zmm(&mut self.asm, [even, odd, even.k1()], block, short_shift)?;
             }
         }
         Ok(())

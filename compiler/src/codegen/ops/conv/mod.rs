@@ -86,6 +86,11 @@ impl ConvSpec {
         (start, last.clamp(start, out))
     }
 
+    /// [`Self::bound`] of every channel.
+    pub fn bounds(&self) -> Vec<i64> {
+        (0..self.channels).map(|c| self.bound(c)).collect()
+    }
+
     /// |accumulator| of a channel, bias included, for any input.
     pub fn bound(&self, channel: usize) -> i64 {
         let zp = i64::from(self.input_zero_point);
@@ -124,7 +129,7 @@ pub(crate) struct GemmPlan {
 /// Chooses kernel, weight format, requantization scheme and input mode.
 pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> GemmPlan {
     let (mut kind, mut why) = choose_kind(spec, target);
-    let bounds: Vec<i64> = (0..spec.channels).map(|c| spec.bound(c)).collect();
+    let bounds = spec.bounds();
     let fold =
         |kind: Kind| if kind == Kind::Sdot { spec.input_zero_point - 128 } else { spec.input_zero_point };
     let biases = |kind: Kind| -> Vec<i64> {

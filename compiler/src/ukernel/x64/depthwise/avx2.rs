@@ -6,11 +6,11 @@
 use crate::ukernel::{
     Isa, Rescale,
     depthwise::{Base, Depthwise, Schedule, Slot},
-    pack::AVX2_EPILOGUE_BYTES,
     rescale::MAGIC,
     row::Part,
     x64::{
         regs::{XMM, YMM},
+        requantize,
         row::{Asm, Kernel, ROWS, Walk},
     },
 };
@@ -109,10 +109,7 @@ impl Avx2<'_> {
     }
 
     const fn epilogue_bytes(&self) -> usize {
-        match self.spec.rescale {
-            Rescale::Float => 64,
-            Rescale::Integer { .. } => AVX2_EPILOGUE_BYTES,
-        }
+        Isa::Avx2.epilogue_bytes(self.spec.rescale)
     }
 
     fn epilogue(&self, schedule: &Schedule, v: usize, offset: usize) -> AsmMemoryOperand {
@@ -174,7 +171,10 @@ impl Avx2<'_> {
                     self.walk.asm.vfmadd132ps(acc, SUMMAND, scale)?;
                     self.walk.asm.vpsubd(acc, acc, ymmword_ptr(self.labels[2]))?;
                 }
-                Rescale::Integer { short_shift } => self.rescale_integer(schedule, v, acc, short_shift)?,
+                Rescale::Integer { short_shift } => {
+                    let block = self.epilogue(schedule, v, 0);
+                    requantize::ymm(&mut self.walk.asm, [acc, YMM[T + v]], block, short_shift)?;
+                }
             }
         }
         let low = group % (schedule.latest + 1) * HALVES;
@@ -189,25 +189,6 @@ impl Avx2<'_> {
             asm.vpminub(XMM[low], XMM[low], xmmword_ptr(self.labels[4]))?;
         }
         self.store(part.channels, low, self.walk.output(group))
-    }
-
-    /// As the epilogue of the tiles: (z·M + 2^(e−1) + 2⁶²) >> e, logical, minus 2^(62−e).
-    fn rescale_integer(&mut self, schedule: &Schedule, v: usize, even: AsmRegisterYmm, short: bool) -> Asm {
-        let odd = YMM[T + v];
-        let constants = [32, 64, 96, 128, 160, 192, 224].map(|offset| self.epilogue(schedule, v, offset));
-        let asm = &mut self.walk.asm;
-        asm.vpsrlq(odd, even, 32)?;
-        asm.vpmuldq(even, even, constants[0])?;
-        asm.vpmuldq(odd, odd, constants[1])?;
-        asm.vpaddq(even, even, constants[2])?;
-        asm.vpaddq(odd, odd, constants[3])?;
-        asm.vpsrlvq(even, even, constants[4])?;
-        asm.vpsrlvq(odd, odd, constants[5])?;
-        if short {
-            asm.vpsllq(odd, odd, 32)?;
-        }
-        asm.vpblendd(even, even, odd, 0xAA)?;
-        asm.vpaddd(even, even, constants[6])
     }
 
     /// Stores the first `bytes` bytes.

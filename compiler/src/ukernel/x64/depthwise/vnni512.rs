@@ -6,11 +6,11 @@
 use crate::ukernel::{
     Isa, Rescale,
     depthwise::{Base, Depthwise, Schedule, Slot},
-    pack::EPILOGUE_BYTES,
     rescale::MAGIC,
     row::Part,
     x64::{
         regs::{XMM, YMM, ZMM},
+        requantize,
         row::{Asm, Kernel, ROWS, Walk},
     },
 };
@@ -136,10 +136,7 @@ impl Vnni512<'_> {
     }
 
     const fn epilogue_bytes(&self) -> usize {
-        match self.spec.rescale {
-            Rescale::Float => 128,
-            Rescale::Integer { .. } => EPILOGUE_BYTES,
-        }
+        Isa::Vnni512.epilogue_bytes(self.spec.rescale)
     }
 
     fn epilogue(&self, schedule: &Schedule, v: usize, offset: usize) -> AsmMemoryOperand {
@@ -297,7 +294,10 @@ impl Vnni512<'_> {
                     self.walk.asm.vfmadd132ps(acc, SUMMAND, scale)?;
                     self.walk.asm.vpsubd(acc, acc, BITS)?;
                 }
-                Rescale::Integer { short_shift } => self.rescale_integer(schedule, v, acc, short_shift)?,
+                Rescale::Integer { short_shift } => {
+                    let (odd, block) = (self.temporary(v), self.epilogue(schedule, v, 0));
+                    requantize::zmm(&mut self.walk.asm, [acc, odd, acc.k5()], block, short_shift)?;
+                }
             }
         }
         let asm = &mut self.walk.asm;
@@ -315,25 +315,6 @@ impl Vnni512<'_> {
             asm.vpminub(x[0], x[0], zmmword_ptr(self.labels[4]))?;
         }
         self.store(schedule, part, group)
-    }
-
-    /// acc ← (acc · M + 2^(e−1)) >> e, in 64 bits for even and odd lanes apart.
-    fn rescale_integer(&mut self, schedule: &Schedule, v: usize, even: AsmRegisterZmm, short: bool) -> Asm {
-        let odd = self.temporary(v);
-        let at = |offset: usize| self.epilogue(schedule, v, offset);
-        let constants = [64, 128, 192, 256, 320, 384].map(at);
-        let asm = &mut self.walk.asm;
-        asm.vpsrlq(odd, even, 32)?;
-        asm.vpmuldq(even, even, constants[0])?;
-        asm.vpmuldq(odd, odd, constants[1])?;
-        asm.vpaddq(even, even, constants[2])?;
-        asm.vpaddq(odd, odd, constants[3])?;
-        asm.vpsravq(even, even, constants[4])?;
-        asm.vpsravq(odd, odd, constants[5])?;
-        if short {
-            asm.vpsllq(odd, odd, 32)?;
-        }
-        asm.vmovdqa32(even.k5(), odd)
     }
 
     fn store(&mut self, schedule: &Schedule, part: Part, group: usize) -> Asm {
