@@ -1,4 +1,5 @@
 //! The description of a tile, from which code, packing, reference and tests are made.
+use super::Join;
 
 /// Storage of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +87,8 @@ pub struct Tile {
     pub clamp: (i32, i32),
     /// How accumulators become results.
     pub rescale: Rescale,
+    /// A residual to add, which takes [`Rescale::Float`].
+    pub join: Option<Join>,
 }
 
 impl Tile {

@@ -1,11 +1,12 @@
 //! Independent checker of memory plans: simulates the arena instead of reasoning about lifetimes.
 //!
 //! It knows nothing of how plans are made. For every step it looks which values are still going to be read and requires
-//! that the step's result overlaps none of them, except
+//! that the step's results overlap none of them nor each other, except
 //! * a Reshape that lies exactly on its operand;
-//! * an element-wise result that lies exactly on an operand of its shape, which is then lost;
+//! * an element-wise result that lies exactly on an operand of its shape that nothing else of its step reads, which is
+//!   then lost;
 //! * a Concat around operands that lie in it where their data belongs.
-use super::{ALIGN, MemoryPlan, Rows, Slot, lifetime::element_wise};
+use super::{ALIGN, MemoryPlan, Rows, Slot, join, lifetime::element_wise};
 use goshawk_ir::{IntGraph, IntOp, NodeId, Result, bail, ensure};
 use std::collections::BTreeSet;
 
@@ -59,9 +60,11 @@ fn writes_rows(op: &IntOp) -> bool {
 /// # Errors
 /// Names the first value that is lost and what overwrites it.
 pub fn check(graph: &IntGraph, plan: &MemoryPlan) -> Result<()> {
-    let order = graph.topo_order()?;
-    let computed: Vec<NodeId> =
-        order.iter().copied().filter(|id| !matches!(graph.node(*id).op, IntOp::Const(_))).collect();
+    let steps = join::steps(graph, &plan.joins)?;
+    // The first node of a join has no memory.
+    let computed = |step: &Vec<NodeId>| step[usize::from(step.len() > 1)..].to_vec();
+    let computed = steps.iter().flat_map(computed).filter(|id| graph.constant(*id).is_none());
+    let computed: Vec<NodeId> = computed.collect();
     ensure!(
         plan.slots.len() == computed.len(),
         "the plan has {} slots for {} values",
@@ -94,43 +97,54 @@ pub fn check(graph: &IntGraph, plan: &MemoryPlan) -> Result<()> {
     }
     // Values that hold data now. Inputs are written before anything runs.
     let mut live: BTreeSet<NodeId> = BTreeSet::new();
-    let inputs = computed.iter().filter(|id| graph.node(**id).op == IntOp::Input);
-    let steps = computed.iter().filter(|id| graph.node(**id).op != IntOp::Input);
-    let sequence: Vec<NodeId> = inputs.chain(steps).copied().collect();
-    for (step, id) in sequence.iter().enumerate() {
-        let node = graph.node(*id);
-        for operand in node.operands().iter().filter(|o| graph.constant(**o).is_none()) {
-            ensure!(
-                live.contains(operand),
-                "{} reads {} after its memory was given away",
-                node.name,
-                graph.node(*operand).name
-            );
+    let is_input = |step: &&Vec<NodeId>| graph.node(step[0]).op == IntOp::Input;
+    let computing = steps.iter().filter(|s| !is_input(s) && graph.constant(s[0]).is_none());
+    let sequence: Vec<&Vec<NodeId>> = steps.iter().filter(is_input).chain(computing).collect();
+    for (at, step) in sequence.iter().enumerate() {
+        let reads = |id: &NodeId, x: &NodeId| graph.node(*id).operands().contains(x);
+        for id in *step {
+            let operands = graph.node(*id).operands().iter();
+            for operand in operands.filter(|o| graph.constant(**o).is_none() && !step.contains(o)) {
+                ensure!(
+                    live.contains(operand),
+                    "{} reads {} after its memory was given away",
+                    graph.node(*id).name,
+                    graph.node(*operand).name
+                );
+            }
         }
-        let slot = plan.slot(*id)?;
+        let results = &step[usize::from(step.len() > 1)..];
         let mut lost = Vec::new();
-        for other in &live {
-            if !overlap(slot, plan.slot(*other)?) {
-                continue;
+        for (i, id) in results.iter().enumerate() {
+            let (node, slot) = (graph.node(*id), plan.slot(*id)?);
+            for other in &results[..i] {
+                let apart = !overlap(slot, plan.slot(*other)?);
+                ensure!(apart, "{} overwrites {} of the same step", node.name, graph.node(*other).name);
             }
-            let same_data = matches!(node.op, IntOp::Reshape(_))
-                && same_bytes(graph, *id, *other)
-                && plan.slot(*other)? == slot;
-            let operand = node.operands().contains(other) && !in_place(graph, plan, *id, *other)?;
-            let needed = graph.is_output(*other)
-                || operand
-                || sequence[step + 1..].iter().any(|later| graph.node(*later).operands().contains(other));
-            if needed && !same_data {
-                bail!("{} overwrites {}, which is still needed", node.name, graph.node(*other).name);
-            }
-            if !same_data {
-                lost.push(*other);
+            for other in &live {
+                if !overlap(slot, plan.slot(*other)?) {
+                    continue;
+                }
+                let same_data = matches!(node.op, IntOp::Reshape(_))
+                    && same_bytes(graph, *id, *other)
+                    && plan.slot(*other)? == slot;
+                let operand = step.iter().any(|n| n != id && reads(n, other))
+                    || (reads(id, other) && !in_place(graph, plan, *id, *other)?);
+                let needed = graph.is_output(*other)
+                    || operand
+                    || sequence[at + 1..].iter().any(|later| later.iter().any(|n| reads(n, other)));
+                if needed && !same_data {
+                    bail!("{} overwrites {}, which is still needed", node.name, graph.node(*other).name);
+                }
+                if !same_data {
+                    lost.push(*other);
+                }
             }
         }
         for other in lost {
             live.remove(&other);
         }
-        live.insert(*id);
+        live.extend(results);
     }
     for port in &graph.outputs {
         ensure!(

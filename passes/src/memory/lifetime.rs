@@ -71,52 +71,61 @@ fn slices(graph: &IntGraph) -> BTreeMap<NodeId, (NodeId, Slot)> {
     out
 }
 
-/// Blocks in order of their first step. Step i computes `order[i]`; inputs are there before the first step, outputs
-/// stay until after the last.
-pub fn blocks(graph: &IntGraph, order: &[NodeId]) -> Vec<Block> {
+/// Blocks in order of their first step. Step i computes the values of `steps[i]`, of which only those that others read
+/// get memory; inputs are there before the first step, outputs stay until after the last.
+pub fn blocks(graph: &IntGraph, steps: &[Vec<NodeId>]) -> Vec<Block> {
     let mut last_use: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for (step, id) in order.iter().enumerate() {
-        for operand in graph.node(*id).operands() {
-            last_use.insert(*operand, step);
+    for (step, nodes) in steps.iter().enumerate() {
+        for id in nodes {
+            for operand in graph.node(*id).operands() {
+                last_use.insert(*operand, step);
+            }
         }
     }
     let slices = slices(graph);
     let mut of: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut blocks: Vec<Block> = Vec::new();
-    for (step, id) in order.iter().enumerate() {
-        if graph.constant(*id).is_some() {
-            continue;
-        }
-        for operand in graph.node(*id).operands() {
+    for (step, nodes) in steps.iter().enumerate() {
+        for operand in nodes.iter().flat_map(|id| graph.node(*id).operands()) {
             if let Some(i) = of.get(operand) {
                 blocks[*i].to = blocks[*i].to.max(step);
             }
         }
-        let to = if graph.is_output(*id) { order.len() } else { step };
-        let whole = Slot { offset: 0, bytes: graph.ty(*id).bytes(), rows: None };
-        let (host, slot) = slices.get(id).map_or((*id, whole), |(concat, slot)| (*concat, *slot));
-        let shared = reshaped(graph, *id).and_then(|x| of.get(&x).copied());
-        let shared = shared.or_else(|| of.get(&host).copied());
-        let shared = shared.or_else(|| {
-            let dies = |x: &NodeId| {
-                let i = *of.get(x)?;
-                let dead = |(v, _): &(NodeId, Slot)| {
-                    !owned(graph, *v) && last_use.get(v).is_none_or(|last| *last <= step)
+        for (at, id) in nodes.iter().enumerate() {
+            // The first node of several is the convolution that only the next one reads.
+            if graph.constant(*id).is_some() || (at == 0 && nodes.len() > 1) {
+                continue;
+            }
+            let to = if graph.is_output(*id) { steps.len() } else { step };
+            let whole = Slot { offset: 0, bytes: graph.ty(*id).bytes(), rows: None };
+            let (host, slot) = slices.get(id).map_or((*id, whole), |(concat, slot)| (*concat, *slot));
+            let shared = reshaped(graph, *id).and_then(|x| of.get(&x).copied());
+            let shared = shared.or_else(|| of.get(&host).copied());
+            let shared = shared.or_else(|| {
+                // What other nodes of the step read, they may read after this one has written.
+                let others = |v: &NodeId| {
+                    nodes.iter().any(|other| other != id && graph.node(*other).operands().contains(v))
                 };
-                (overwrites(graph, *id, *x) && blocks[i].values.iter().all(dead)).then_some(i)
-            };
-            graph.node(*id).operands().iter().find_map(dies)
-        });
-        let index = shared.unwrap_or_else(|| {
-            let from = if graph.node(*id).op == IntOp::Input { 0 } else { step };
-            let bytes = graph.ty(host).bytes().next_multiple_of(ALIGN);
-            blocks.push(Block { values: Vec::new(), bytes, from, to });
-            of.insert(host, blocks.len() - 1);
-            blocks.len() - 1
-        });
-        blocks[index].values.push((*id, slot));
-        blocks[index].to = blocks[index].to.max(to);
-        of.insert(*id, index);
+                let dies = |x: &NodeId| {
+                    let i = *of.get(x)?;
+                    let dead = |(v, _): &(NodeId, Slot)| {
+                        !owned(graph, *v) && last_use.get(v).is_none_or(|last| *last <= step) && !others(v)
+                    };
+                    (overwrites(graph, *id, *x) && blocks[i].values.iter().all(dead)).then_some(i)
+                };
+                graph.node(*id).operands().iter().find_map(dies)
+            });
+            let index = shared.unwrap_or_else(|| {
+                let from = if graph.node(*id).op == IntOp::Input { 0 } else { step };
+                let bytes = graph.ty(host).bytes().next_multiple_of(ALIGN);
+                blocks.push(Block { values: Vec::new(), bytes, from, to });
+                of.insert(host, blocks.len() - 1);
+                blocks.len() - 1
+            });
+            blocks[index].values.push((*id, slot));
+            blocks[index].to = blocks[index].to.max(to);
+            of.insert(*id, index);
+        }
     }
     blocks
 }

@@ -1,12 +1,14 @@
 //! Memory plan: one arena, all offsets fixed at compile time.
 //!
 //! [`plan()`] places every computed value, [`check`] proves with independent code that no value is overwritten while it
-//! is still needed. Execution order is [`goshawk_ir::Graph::topo_order`].
+//! is still needed. Execution order is [`goshawk_ir::Graph::topo_order`], but for layers that are computed together ([`Join`]).
 mod check;
+mod join;
 mod lifetime;
 mod place;
 
 pub use check::check;
+pub use join::Join;
 
 use goshawk_ir::{IntGraph, NodeId, Result, bail};
 use std::collections::BTreeMap;
@@ -57,6 +59,8 @@ pub struct MemoryPlan {
     pub arena_bytes: usize,
     /// No plan is smaller: the largest sum of bytes (aligned) that are live at one time.
     pub lower_bound: usize,
+    /// Layers that must be computed together: their convolutions have no slot.
+    pub joins: Vec<Join>,
 }
 
 impl MemoryPlan {
@@ -70,6 +74,19 @@ impl MemoryPlan {
             None => bail!("node {} has no place in the arena", id.index()),
         }
     }
+
+    /// The join of which the node is a part.
+    pub fn join(&self, id: NodeId) -> Option<&Join> {
+        self.joins.iter().find(|j| j.nodes().any(|n| n == id))
+    }
+}
+
+/// Plans the arena for layers that are computed one by one.
+///
+/// # Errors
+/// As [`plan_joined`].
+pub fn plan(graph: &IntGraph) -> Result<MemoryPlan> {
+    plan_joined(graph, Vec::new())
 }
 
 /// Plans the arena: the best of several greedy placements (Pisarchyk & Lee 2020, "Efficient memory management for deep
@@ -77,11 +94,11 @@ impl MemoryPlan {
 /// local search where it does not.
 ///
 /// # Errors
-/// The graph has a cycle, or the arena would exceed the address space of 32-bit offsets.
-pub fn plan(graph: &IntGraph) -> Result<MemoryPlan> {
-    let order = graph.topo_order()?;
-    let blocks = lifetime::blocks(graph, &order);
-    let lower_bound = lifetime::peak(&blocks, order.len());
+/// The graph has a cycle, a join does not fit it, or the arena would exceed the address space of 32-bit offsets.
+pub fn plan_joined(graph: &IntGraph, joins: Vec<Join>) -> Result<MemoryPlan> {
+    let steps = join::steps(graph, &joins)?;
+    let blocks = lifetime::blocks(graph, &steps);
+    let lower_bound = lifetime::peak(&blocks, steps.len());
     let (offsets, arena_bytes) = place::best(&blocks, lower_bound);
     if arena_bytes > i32::MAX as usize {
         bail!(
@@ -94,7 +111,7 @@ pub fn plan(graph: &IntGraph) -> Result<MemoryPlan> {
             slots.insert(*id, Slot { offset: offset + slot.offset, ..*slot });
         }
     }
-    Ok(MemoryPlan { slots, arena_bytes, lower_bound })
+    Ok(MemoryPlan { slots, arena_bytes, lower_bound, joins })
 }
 
 #[cfg(test)]

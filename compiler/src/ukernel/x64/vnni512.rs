@@ -7,12 +7,12 @@ use super::{
     regs::{XMM, YMM, ZMM},
     requantize,
 };
-use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
+use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC};
 use iced_x86::{
     IcedError,
     code_asm::{
-        AsmMemoryOperand, AsmRegisterZmm, CodeAssembler, CodeLabel, byte_ptr, dword_ptr, registers as r,
-        word_ptr, xmmword_ptr, ymmword_ptr, zmmword_ptr,
+        AsmMemoryOperand, AsmRegister64, AsmRegisterZmm, CodeAssembler, CodeLabel, byte_ptr, dword_bcst,
+        dword_ptr, qword_ptr, registers as r, word_ptr, xmmword_ptr, ymmword_ptr, zmmword_ptr,
     },
 };
 
@@ -36,18 +36,32 @@ pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
     let mut k = Kernel::new(tile)?;
     k.load_bias()?;
     k.multiply()?;
-    match tile.rescale {
-        Rescale::Float => k.rescale_float()?,
-        Rescale::Integer { short_shift } => k.rescale_integer(short_shift)?,
-    }
-    match tile.grid {
-        Grid::U8 => k.store_u8()?,
-        Grid::I16 => k.store_i16()?,
-    }
+    k.finish()?;
     k.asm.vzeroupper()?;
     k.asm.ret()?;
     k.constants()?;
     k.asm.assemble(0)
+}
+
+/// Where results go, and how.
+#[derive(Clone, Copy)]
+struct Stored {
+    to: AsmRegister64,
+    stride: usize,
+    grid: Grid,
+    clamp: (i32, i32),
+    /// Whether storing adds the zero point; rescaling in f32 has done it.
+    adds_zero_point: bool,
+}
+
+impl Stored {
+    /// What the saturating packs give without a clamp.
+    fn limits(self) -> (i32, i32) {
+        match self.grid {
+            Grid::U8 => (0, 255),
+            Grid::I16 => (i32::from(i16::MIN), i32::from(i16::MAX)),
+        }
+    }
 }
 
 struct Kernel<'a> {
@@ -113,6 +127,9 @@ impl<'a> Kernel<'a> {
             let mask = ZMM[31];
             self.asm.mov(r::eax, 0xF0F0_F0F0u32)?;
             self.asm.vpbroadcastd(mask, r::eax)?;
+        }
+        if tile.join.is_some() {
+            self.asm.mov(r::r11, r::r9)?;
         }
         self.asm.mov(r::r9, r::rdi)?;
         if tile.kernel_rows > 1 {
@@ -198,6 +215,130 @@ impl<'a> Kernel<'a> {
         self.asm.vpandd(low, low, mask)
     }
 
+    /// From accumulators to memory.
+    fn finish(&mut self) -> Asm {
+        let tile = self.tile;
+        let mut out = Stored {
+            to: r::rdx,
+            stride: tile.out_stride,
+            grid: tile.grid,
+            clamp: tile.clamp,
+            adds_zero_point: tile.zero_point != 0,
+        };
+        match (tile.rescale, &tile.join) {
+            (_, Some(join)) => {
+                self.sum(join)?;
+                if let Some(second) = join.second {
+                    self.store_sum()?;
+                    self.asm.mov(r::rdx, qword_ptr(r::rsp + 8))?;
+                    out = Stored {
+                        stride: second.stride,
+                        grid: Grid::U8,
+                        clamp: second.clamp,
+                        adds_zero_point: false,
+                        ..out
+                    };
+                }
+            }
+            (Rescale::Float, None) => {
+                self.rescale_float()?;
+                out.adds_zero_point = false;
+            }
+            (Rescale::Integer { short_shift }, None) => self.rescale_integer(short_shift)?,
+        }
+        match out.grid {
+            Grid::U8 => self.store_u8(out),
+            Grid::I16 => self.store_i16(out),
+        }
+    }
+
+    /// A constant of the join, in every lane.
+    fn join_constant(&self, offset: usize) -> AsmMemoryOperand {
+        dword_bcst(self.join_at(offset))
+    }
+
+    fn join_scalar(&self, offset: usize) -> AsmMemoryOperand {
+        dword_ptr(self.join_at(offset))
+    }
+
+    /// The join's constants are behind the blocks of the vectors.
+    fn join_at(&self, offset: usize) -> AsmMemoryOperand {
+        let blocks = self.tile.vectors * Isa::Vnni512.epilogue_bytes(self.tile.rescale);
+        r::rcx + (blocks + offset) as i32
+    }
+
+    /// acc ← rescale(n̂) + rescale(residual's x̂), where n is the convolution's result.
+    fn sum(&mut self, join: &Join) -> Asm {
+        let [magic, x, ..] = *self.free() else { return Ok(()) };
+        let constant = |at: usize| self.join_constant(at);
+        let (own, lo, hi) =
+            (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
+        let (scale, zero) = (constant(join::RESIDUAL_SCALE), constant(join::RESIDUAL_ZERO));
+        self.asm.vbroadcastss(magic, self.join_scalar(join::MAGIC_BITS))?;
+        for row in 0..self.tile.rows {
+            for v in 0..self.tile.vectors {
+                let (acc, rescale) = (self.acc(row, v), self.epilogue(v, 64));
+                self.asm.vcvtdq2ps(acc, acc)?;
+                self.asm.vfmadd132ps(acc, magic, rescale)?;
+                self.asm.vsubps(acc, acc, magic)?;
+                if join.clamps {
+                    self.asm.vmaxps(acc, acc, lo)?;
+                    self.asm.vminps(acc, acc, hi)?;
+                }
+                self.asm.vfmadd132ps(acc, magic, own)?;
+                let lanes = self.tile.columns.saturating_sub(v * 16).min(16);
+                let at = r::r11 + (row * join.stride + v * 16 * join.residual.bytes()) as i32;
+                let to = if lanes == 16 { x } else { self.partial(lanes, x)? };
+                match join.residual {
+                    Grid::U8 => self.asm.vpmovzxbd(to, xmmword_ptr(at))?,
+                    Grid::I16 => self.asm.vpmovsxwd(to, ymmword_ptr(at))?,
+                }
+                self.asm.vcvtdq2ps(x, x)?;
+                if join.residual == Grid::U8 {
+                    self.asm.vsubps(x, x, zero)?;
+                }
+                self.asm.vfnmadd132ps(x, magic, scale)?;
+                self.asm.vpsubd(acc, acc, x)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `x` under a mask of so many lanes, the others zero.
+    fn partial(&mut self, lanes: usize, x: AsmRegisterZmm) -> Result<AsmRegisterZmm, IcedError> {
+        self.asm.mov(r::eax, 0xFFFFi32 >> (16 - lanes))?;
+        self.asm.kmovw(r::k1, r::eax)?;
+        Ok(x.k1().z())
+    }
+
+    /// Clamps and stores the sums as i16, and rescales them to the second result.
+    fn store_sum(&mut self) -> Asm {
+        let [magic, ..] = *self.free() else { return Ok(()) };
+        let constant = |at: usize| self.join_constant(at);
+        let (lo, hi) = (constant(join::LO), constant(join::HI));
+        let (scale, bits) = (constant(join::SECOND_SCALE), constant(join::MAGIC_BITS));
+        self.asm.vbroadcastss(magic, self.join_scalar(join::SECOND_MAGIC))?;
+        for row in 0..self.tile.rows {
+            for v in 0..self.tile.vectors {
+                let acc = self.acc(row, v);
+                self.asm.vpmaxsd(acc, acc, lo)?;
+                self.asm.vpminsd(acc, acc, hi)?;
+                let lanes = self.tile.columns.saturating_sub(v * 16).min(16);
+                let at = ymmword_ptr(r::rdx + (row * self.tile.out_stride + v * 32) as i32);
+                if lanes < 16 {
+                    self.partial(lanes, acc)?;
+                    self.asm.vpmovsdw(at.k1(), acc)?;
+                } else {
+                    self.asm.vpmovsdw(at, acc)?;
+                }
+                self.asm.vcvtdq2ps(acc, acc)?;
+                self.asm.vfmadd132ps(acc, magic, scale)?;
+                self.asm.vpsubd(acc, acc, bits)?;
+            }
+        }
+        Ok(())
+    }
+
     /// acc ← round(acc · M/2^e) + zero point, by one fused multiply-add (`ukernel::rescale`).
     fn rescale_float(&mut self) -> Asm {
         let [magic, bits, ..] = *self.free() else { return Ok(()) };
@@ -232,47 +373,22 @@ impl<'a> Kernel<'a> {
     }
 
     /// The registers that the store sequences use beside the accumulators: permutation, zero point, bounds.
-    fn store_registers(&mut self) -> Result<[AsmRegisterZmm; 4], IcedError> {
+    fn store_registers(&mut self, out: Stored) -> Result<[AsmRegisterZmm; 4], IcedError> {
         let free = self.free();
         let regs = [free[0], free[1], free[2], free[3]];
         self.asm.vmovdqu32(regs[0], zmmword_ptr(self.permutation))?;
-        for (i, register) in regs[1..].iter().enumerate() {
-            let wanted = match i {
-                0 => self.adds_zero_point(),
-                1 => self.tile.clamp.0 != self.lowest(),
-                _ => self.tile.clamp.1 != self.highest(),
-            };
-            if wanted {
-                self.asm.vpbroadcastw(*register, word_ptr(self.bounds[i]))?;
-            }
+        let (lowest, highest) = out.limits();
+        let wanted = [out.adds_zero_point, out.clamp.0 != lowest, out.clamp.1 != highest];
+        for ((register, label), _) in regs[1..].iter().zip(self.bounds).zip(wanted).filter(|(_, w)| *w) {
+            self.asm.vpbroadcastw(*register, word_ptr(label))?;
         }
         Ok(regs)
     }
 
-    /// Whether the store sequence adds the zero point; the rescaling in f32 has done it.
-    fn adds_zero_point(&self) -> bool {
-        self.tile.rescale != Rescale::Float && self.tile.zero_point != 0
-    }
-
-    /// What the saturating packs give without a clamp.
-    fn lowest(&self) -> i32 {
-        match self.tile.grid {
-            Grid::U8 => 0,
-            Grid::I16 => i32::from(i16::MIN),
-        }
-    }
-
-    fn highest(&self) -> i32 {
-        match self.tile.grid {
-            Grid::U8 => 255,
-            Grid::I16 => i32::from(i16::MAX),
-        }
-    }
-
     /// Four vectors of i32 become 64 bytes: saturate to i16, add the zero point, clamp, saturate to u8, put the
     /// 32-bit lanes back in order. All steps are monotone, so saturating early does not change the clamped result.
-    fn store_u8(&mut self) -> Asm {
-        let [permutation, zero_point, lo, hi] = self.store_registers()?;
+    fn store_u8(&mut self, out: Stored) -> Asm {
+        let [permutation, zero_point, lo, hi] = self.store_registers(out)?;
         let total = self.accumulators();
         for first in (0..total).step_by(4) {
             let x = |i: usize| ZMM[(first + i).min(total - 1)];
@@ -280,38 +396,39 @@ impl<'a> Kernel<'a> {
             for h in halves {
                 let half = x(*h);
                 self.asm.vpackssdw(half, half, x(h + 1))?;
-                if self.adds_zero_point() {
+                if out.adds_zero_point {
                     self.asm.vpaddsw(half, half, zero_point)?;
                 }
-                self.clamp(half, lo, hi)?;
+                self.clamp(out, half, lo, hi)?;
             }
             let last = x(halves[halves.len() - 1]);
             self.asm.vpackuswb(x(0), x(0), last)?;
             self.asm.vpermd(x(0), permutation, x(0))?;
-            self.store_groups(first, total.min(first + 4), 16)?;
+            self.store_groups(out, first, total.min(first + 4), 16)?;
         }
         Ok(())
     }
 
     /// Two vectors of i32 become 32 i16.
-    fn store_i16(&mut self) -> Asm {
-        let [permutation, _, lo, hi] = self.store_registers()?;
+    fn store_i16(&mut self, out: Stored) -> Asm {
+        let [permutation, _, lo, hi] = self.store_registers(out)?;
         let total = self.accumulators();
         for first in (0..total).step_by(2) {
             let x = |i: usize| ZMM[(first + i).min(total - 1)];
             self.asm.vpackssdw(x(0), x(0), x(1))?;
-            self.clamp(x(0), lo, hi)?;
+            self.clamp(out, x(0), lo, hi)?;
             self.asm.vpermq(x(0), permutation, x(0))?;
-            self.store_groups(first, total.min(first + 2), 32)?;
+            self.store_groups(out, first, total.min(first + 2), 32)?;
         }
         Ok(())
     }
 
-    fn clamp(&mut self, x: AsmRegisterZmm, lo: AsmRegisterZmm, hi: AsmRegisterZmm) -> Asm {
-        if self.tile.clamp.0 != self.lowest() {
+    fn clamp(&mut self, out: Stored, x: AsmRegisterZmm, lo: AsmRegisterZmm, hi: AsmRegisterZmm) -> Asm {
+        let (lowest, highest) = out.limits();
+        if out.clamp.0 != lowest {
             self.asm.vpmaxsw(x, x, lo)?;
         }
-        if self.tile.clamp.1 != self.highest() {
+        if out.clamp.1 != highest {
             self.asm.vpminsw(x, x, hi)?;
         }
         Ok(())
@@ -319,12 +436,12 @@ impl<'a> Kernel<'a> {
 
     /// Stores the `piece`-byte results of accumulators first..end, which lie one behind the other in register `first`.
     /// Pieces of one row that are whole and adjacent leave in one store.
-    fn store_groups(&mut self, first: usize, end: usize, piece: usize) -> Asm {
-        let (vectors, element) = (self.tile.vectors, self.tile.grid.bytes());
+    fn store_groups(&mut self, out: Stored, first: usize, end: usize, piece: usize) -> Asm {
+        let (vectors, element) = (self.tile.vectors, out.grid.bytes());
         let mut i = first;
         while i < end {
             let (row, vector) = (i / vectors, i % vectors);
-            let offset = row * self.tile.out_stride + vector * piece;
+            let at = out.to + (row * out.stride + vector * piece) as i32;
             let position = (i - first) * piece;
             let mut pieces = (vectors - vector).min(end - i);
             // A register holds 64 bytes and halves and quarters are extracted whole.
@@ -332,18 +449,24 @@ impl<'a> Kernel<'a> {
                 pieces -= 1;
             }
             let exist = (self.tile.columns.saturating_sub(vector * 16) * element).min(pieces * piece);
-            self.store(first, position, pieces * piece, offset, exist)?;
+            self.store(first, position, pieces * piece, at, exist)?;
             i += pieces;
         }
         Ok(())
     }
 
     /// Stores `exist` of the `bytes` at `position` of register `source`.
-    fn store(&mut self, source: usize, position: usize, bytes: usize, offset: usize, exist: usize) -> Asm {
+    fn store(
+        &mut self,
+        source: usize,
+        position: usize,
+        bytes: usize,
+        at: AsmMemoryOperand,
+        exist: usize,
+    ) -> Asm {
         if exist == 0 {
             return Ok(());
         }
-        let at = r::rdx + offset as i32;
         let piece = (position / bytes) as u32;
         let a = &mut self.asm;
         if exist == bytes {
@@ -377,7 +500,11 @@ impl<'a> Kernel<'a> {
 
     /// Constants behind the code, read with unaligned loads.
     fn constants(&mut self) -> Asm {
-        let order: Vec<u8> = match self.tile.grid {
+        let (grid, clamp) = match self.tile.join.as_ref().and_then(|j| j.second) {
+            Some(second) => (Grid::U8, second.clamp),
+            None => (self.tile.grid, self.tile.clamp),
+        };
+        let order: Vec<u8> = match grid {
             // Lane l of the packed vector holds 4 bytes of each of x0..x3; wanted: all of x0, then x1, …
             Grid::U8 => (0..16u32).flat_map(|i| ((i % 4) * 4 + i / 4).to_le_bytes()).collect(),
             Grid::I16 => (0..8u64).flat_map(|i| ((i % 4) * 2 + i / 4).to_le_bytes()).collect(),
@@ -386,7 +513,7 @@ impl<'a> Kernel<'a> {
         self.asm.db(&(MAGIC + self.tile.zero_point as f32).to_le_bytes())?;
         self.asm.set_label(&mut self.permutation)?;
         self.asm.db(&order)?;
-        let (lo, hi) = self.tile.clamp;
+        let (lo, hi) = clamp;
         for (label, value) in self.bounds.iter_mut().zip([self.tile.zero_point, lo, hi]) {
             self.asm.set_label(label)?;
             self.asm.db(&(value as i16).to_le_bytes())?;
