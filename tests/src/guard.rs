@@ -107,6 +107,24 @@ impl Code {
         // SAFETY: the mapping holds a function of this signature, as the caller promises.
         unsafe { std::mem::transmute::<*mut u8, Leaf>(self.map.as_ptr())(a, w, out, epilogue, scratch) }
     }
+
+    /// Calls the code as a leaf of seven pointers: those of [`Self::call`], residual, second result.
+    ///
+    /// # Safety
+    /// As [`Self::call`].
+    pub unsafe fn call_joined(
+        &self,
+        [a, w, epilogue, residual]: [*const u8; 4],
+        [out, scratch, second]: [*mut u8; 3],
+    ) {
+        type Leaf =
+            unsafe extern "sysv64" fn(*const u8, *const u8, *mut u8, *const u8, *mut u8, *const u8, *mut u8);
+        // SAFETY: the mapping holds a function of this signature, as the caller promises.
+        unsafe {
+            let leaf = std::mem::transmute::<*mut u8, Leaf>(self.map.as_ptr());
+            leaf(a, w, out, epilogue, scratch, residual, second);
+        }
+    }
 }
 
 impl Drop for Code {

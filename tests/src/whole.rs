@@ -29,8 +29,6 @@ pub struct Quantized {
     pub float: FloatGraph,
     /// Integer graph.
     pub int: IntGraph,
-    /// Its memory plan, which the independent checker has accepted.
-    pub memory: MemoryPlan,
 }
 
 impl Quantized {
@@ -47,9 +45,7 @@ impl Quantized {
         }
         let ranges = calibrator.finish(&|_| 8).map_err(at("calibration"))?;
         let int = lower::lower(&float, &ranges, plan, &lower::Options::default()).map_err(at("lowering"))?;
-        let memory = memory::plan(&int).map_err(at("memory plan"))?;
-        memory::check(&int, &memory).map_err(at("memory plan"))?;
-        Ok(Self { float, int, memory })
+        Ok(Self { float, int })
     }
 
     /// Compiles the network into this process.
@@ -58,7 +54,7 @@ impl Quantized {
     /// The target is unknown or does not run here, or code generation fails.
     pub fn jit(&self, cpu: &str) -> Result<JitModel> {
         let options = codegen::Options::new(target(cpu)?, "jit");
-        codegen::jit(&self.int, &self.memory, &options).map_err(at("code generation"))
+        codegen::jit(&self.int, &arena(&self.int, &options)?, &options).map_err(at("code generation"))
     }
 
     /// Compiles the network to a shared library in `folder` and loads it.
@@ -66,7 +62,7 @@ impl Quantized {
     /// # Errors
     /// Of code generation, the ELF writer or the loader.
     pub fn library(&self, cpu: &str, folder: &Path) -> Result<Library> {
-        library(&self.int, &self.memory, cpu, folder)
+        library(&self.int, cpu, folder)
     }
 }
 
@@ -74,9 +70,10 @@ impl Quantized {
 ///
 /// # Errors
 /// Of code generation, the ELF writer or the loader.
-pub fn library(int: &IntGraph, memory: &MemoryPlan, cpu: &str, folder: &Path) -> Result<Library> {
+pub fn library(int: &IntGraph, cpu: &str, folder: &Path) -> Result<Library> {
     let mut options = codegen::Options::new(target(cpu)?, "model");
-    let plan = codegen::plan(int, memory, &options).map_err(at("kernel plan"))?;
+    let memory = arena(int, &options)?;
+    let plan = codegen::plan(int, &memory, &options).map_err(at("kernel plan"))?;
     let origin = Origin {
         model_sha256: String::new(),
         levels: options.levels().map(codegen::Target::isa).collect(),
@@ -87,11 +84,18 @@ pub fn library(int: &IntGraph, memory: &MemoryPlan, cpu: &str, folder: &Path) ->
     let network = Network::new(int, prefix, origin).map_err(at("ports"))?;
     let manifest = Manifest::new(&network, Vec::new()).to_json().map_err(at("manifest"))?;
     options.info = info::block(&network, &manifest).map_err(at("info block"))?;
-    let object = codegen::object(int, memory, &options).map_err(at("code generation"))?;
+    let object = codegen::object(int, &memory, &options).map_err(at("code generation"))?;
     let file = folder.join("libmodel.so");
     let library = shared::link(&object.bytes, "libmodel.so").map_err(at("ELF writer"))?;
     std::fs::write(&file, library).map_err(at("write"))?;
     Library::open(&file).map_err(at("loader"))
+}
+
+/// The memory plan, which the independent checker accepts.
+fn arena(int: &IntGraph, options: &codegen::Options) -> Result<MemoryPlan> {
+    let memory = codegen::arena(int, options).map_err(at("memory plan"))?;
+    memory::check(int, &memory).map_err(at("memory plan"))?;
+    Ok(memory)
 }
 
 fn target(cpu: &str) -> Result<Target> {

@@ -11,7 +11,6 @@ use goshawk_ir::{
     IntGraph, Tensor,
     interp::{boundary, int},
 };
-use goshawk_passes::memory;
 use goshawk_runtime::Library;
 use goshawk_tests::{
     cc::{self, C99, CXX11},
@@ -25,10 +24,8 @@ use tempfile::TempDir;
 const PROGRAM: &str = include_str!("../c/abi_test.c");
 
 fn bundle(graph: &IntGraph, target: &Target) -> Bundle {
-    let memory = memory::plan(graph).expect("a plan");
     compile(Request {
         graph,
-        memory: &memory,
         levels: std::slice::from_ref(target),
         prefix: CName::new("net").expect("usable"),
         model_sha256: "0".repeat(64),

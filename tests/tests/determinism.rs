@@ -7,7 +7,6 @@ use goshawk_compiler::{
     },
     codegen::Target,
 };
-use goshawk_passes::memory;
 use goshawk_tests::{cc, nets};
 use std::{collections::BTreeMap, ffi::OsStr};
 
@@ -22,10 +21,8 @@ fn artefacts(with_cc: bool) -> BTreeMap<String, Vec<u8>> {
             ("x86_64-unknown-linux-gnu", "x86-64-v3,avx512vnni"),
             ("aarch64-unknown-linux-gnu", "generic+dotprod"),
         ] {
-            let memory = memory::plan(&graph).expect("a plan");
             let bundle = compile(Request {
                 graph: &graph,
-                memory: &memory,
                 levels: &Target::parse_levels(Some(triple), cpu).expect("known"),
                 prefix: CName::from_model_name(&graph.name),
                 model_sha256: String::new(),

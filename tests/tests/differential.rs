@@ -56,15 +56,19 @@ fn jit(cpu: &str) {
     for seed in 0..graphs {
         let g = graph(seed);
         let fail = |what: &str| panic!("seed {seed}, {cpu}: {what}\n{}", text::print(&g));
-        let memory = memory::plan(&g).expect("plan");
+        let memory = codegen::arena(&g, &options).expect("plan");
+        memory::check(&g, &memory).unwrap_or_else(|e| panic!("seed {seed}, {cpu}: {e}"));
         let mut model = codegen::jit(&g, &memory, &options).unwrap_or_else(|e| fail(&e.to_string()));
         let (ints, floats) = (generate::inputs(&g, seed), floats(&g, seed));
         let want = int::run(&g, &ints).expect("interpreter");
         let want_f32 = boundary::run_f32(&g, &floats).expect("interpreter");
         for (threads, pool) in pools.iter().enumerate() {
             model.set_pool(pool.clone());
-            if model.run(&ints).expect("run") != want {
-                fail(&format!("integer outputs differ on {} threads", threads + 1));
+            let got = model.run(&ints).expect("run");
+            if let Some(i) = (0..want.len()).find(|i| got[*i] != want[*i]) {
+                let name = &g.node(g.outputs[i].node).name;
+                let values = format!("{:?} instead of {:?}", got[i].to_ints(), want[i].to_ints());
+                fail(&format!("%{name} differs on {} threads: {values}", threads + 1));
             }
             if model.run_f32(&floats).expect("run") != want_f32 {
                 fail(&format!("f32 outputs differ on {} threads", threads + 1));
@@ -103,9 +107,20 @@ fn jit_avxvnni() {
     jit("avxvnni");
 }
 
+/// The random graphs must contain what they are to test.
+#[test]
+fn residual_sums_are_joined() {
+    let target = Target::parse(Some("x86_64-unknown-linux-gnu"), "avx512vnni").expect("known");
+    let options = Options { any_width: true, ..Options::new(target, "m") };
+    let joins = |seed| codegen::arena(&graph(seed), &options).expect("plan").joins;
+    let all: Vec<_> = (0..GRAPHS).flat_map(joins).collect();
+    let twice = all.iter().filter(|j| j.requant.is_some()).count();
+    assert!(all.len() >= 50 && twice >= 10, "{} joins, {twice} with a second result", all.len());
+}
+
 /// The object of a graph with an info block.
 fn object(g: &IntGraph, options: &Options) -> Vec<u8> {
-    let memory = memory::plan(g).expect("plan");
+    let memory = codegen::arena(g, options).expect("plan");
     let plan = codegen::plan(g, &memory, options).expect("plan");
     let origin = Origin {
         model_sha256: String::new(),
@@ -199,7 +214,7 @@ fn levels_are_chosen_at_run_time() {
         let options = Options { any_width: true, share_all: true, ..options };
         for seed in (n as u64..60).step_by(12) {
             let g = graph(seed);
-            let memory = memory::plan(&g).expect("plan");
+            let memory = codegen::arena(&g, &options).expect("plan");
             let path = dir.path().join(format!("libm{n}_{seed}.so"));
             std::fs::write(&path, shared::link(&object(&g, &options), "libm.so").expect("link"))
                 .expect("write");

@@ -10,7 +10,6 @@ use goshawk_ir::{
         int::{Add, Linear, Rescale},
     },
 };
-use goshawk_passes::memory;
 use goshawk_runtime::{Library, Session, TensorInfo, latency};
 use goshawk_tests::{generate::Random, whole};
 
@@ -148,8 +147,7 @@ fn measure(libraries: &[(Library, bool)], runs: usize) -> Vec<f64> {
 
 fn compile(g: &IntGraph, cpu: &str) -> Library {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let memory = memory::plan(g).expect("plan");
-    whole::library(g, &memory, cpu, folder.path()).expect("compiles")
+    whole::library(g, cpu, folder.path()).expect("compiles")
 }
 
 #[test]

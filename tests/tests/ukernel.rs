@@ -1,7 +1,11 @@
 //! Assembled tiles alone: random shapes against the normative arithmetic, every buffer between guard pages.
 #![cfg(target_arch = "x86_64")]
 
-use goshawk_compiler::ukernel::{Grid, Isa, Rescale, Tile, Weights, pack::Channel};
+use goshawk_compiler::ukernel::{
+    Grid, Isa, Join, Rescale, Tile, Weights,
+    join::{Constants, Second},
+    pack::Channel,
+};
 use goshawk_ir::{Dyadic, Requant};
 use goshawk_tests::{
     generate::Random,
@@ -15,6 +19,38 @@ struct Case {
     /// [channel][k]
     weights: Vec<Vec<i8>>,
     channels: Vec<Channel>,
+    /// Constants and residual of a joined tile, [row][channel].
+    joined: Option<(Constants, Vec<i32>)>,
+}
+
+/// A residual sum behind a tile whose accumulators are rescaled to about ±200 000.
+fn random_join(r: &mut Random, tile: &mut Tile) -> (Constants, Vec<i32>) {
+    let residual = r.pick(&[Grid::U8, Grid::I16]);
+    let mut dyadic = |least: f64| Dyadic::from_f64(least * (1.0 + r.unit())).expect("in range").shortened();
+    let scales = [dyadic(0.3), dyadic(if residual == Grid::U8 { 20.0 } else { 0.4 }), dyadic(0.004)];
+    let residual_zero_point = if residual == Grid::U8 { r.pick(&[0, 3, 128, 255]) } else { 0 };
+    let second = (tile.grid == Grid::I16 && r.below(3) > 0).then(|| {
+        let zero_point = r.pick(&[0, 128]);
+        let clamp = r.pick(&[(0, 255), (0, 15), (zero_point, 255)]);
+        (Second { stride: tile.columns + r.pick(&[0, 5]), clamp }, zero_point)
+    });
+    tile.join = Some(Join {
+        residual,
+        stride: tile.columns * residual.bytes() + r.pick(&[0, 7]),
+        clamps: true,
+        second: second.map(|(s, _)| s),
+    });
+    let constants = Constants {
+        own: scales[0],
+        bounds: r.pick(&[(-32767, 32767), (-120, 135), (0, 9000)]),
+        residual: scales[1],
+        residual_zero_point,
+        clamp: tile.clamp,
+        second: second.map(|(_, zero_point)| (scales[2], zero_point)),
+    };
+    let (lo, hi) = if residual == Grid::U8 { (0, 255) } else { (-32767, 32767) };
+    let values = (0..tile.rows * tile.columns).map(|_| r.between(lo, hi)).collect();
+    (constants, values)
 }
 
 fn random_case(r: &mut Random, isa: Isa) -> Case {
@@ -54,7 +90,7 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         }
         Grid::I16 => (0, r.pick(&[(-32767, 32767), (0, 32767), (-100, 3000)])),
     };
-    let tile = Tile {
+    let mut tile = Tile {
         weights,
         grid,
         rows,
@@ -71,7 +107,9 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         zero_point,
         clamp,
         rescale,
+        join: None,
     };
+    let joined = (rescale == Rescale::Float && r.below(2) == 0).then(|| random_join(r, &mut tile));
     let extreme = r.below(4) == 0;
     // Without VNNI, INT8 tiles are for weights that cannot saturate: 255 · (64 + 64) < 2^15.
     let limit = match (isa, weights) {
@@ -105,12 +143,13 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
             Channel { bias: r.between(-100_000, 100_000), mult: dyadic.mult, shift: dyadic.shift }
         })
         .collect();
-    Case { isa, tile, activations, weights: channel_weights, channels }
+    Case { isa, tile, activations, weights: channel_weights, channels, joined }
 }
 
-fn expected(case: &Case) -> Vec<i32> {
+/// The result, and the second result of a joined tile that has one.
+fn expected(case: &Case) -> [Vec<i32>; 2] {
     let t = &case.tile;
-    let mut out = Vec::with_capacity(t.rows * t.columns);
+    let (mut out, mut second) = (Vec::with_capacity(t.rows * t.columns), Vec::new());
     for row in 0..t.rows {
         for (channel, weights) in case.channels.iter().zip(&case.weights) {
             let mut acc = channel.bias;
@@ -118,52 +157,76 @@ fn expected(case: &Case) -> Vec<i32> {
                 let at = t.pixel(row) + (k / t.run) * t.kernel_row_stride + k % t.run;
                 acc += i32::from(case.activations[at]) * i32::from(weights[k]);
             }
-            let requant = Requant {
-                mult: vec![Dyadic { mult: channel.mult, shift: channel.shift }],
-                zero_point: t.zero_point,
-                lo: t.clamp.0,
-                hi: t.clamp.1,
+            let own = Dyadic { mult: channel.mult, shift: channel.shift };
+            let requant = |d: Dyadic, zero_point, (lo, hi), x| {
+                Requant { mult: vec![d], zero_point, lo, hi }.apply(x, 0)
             };
-            out.push(requant.apply(acc, 0));
+            let Some((c, residual)) = &case.joined else {
+                out.push(requant(own, t.zero_point, t.clamp, acc));
+                continue;
+            };
+            let n = requant(own, 0, c.bounds, acc);
+            let x = residual[out.len()] - c.residual_zero_point;
+            let sum = c.own.apply(n) + c.residual.apply(x) + i64::from(t.zero_point);
+            let sum = sum.clamp(i64::from(t.clamp.0), i64::from(t.clamp.1)) as i32;
+            out.push(sum);
+            if let (Some(s), Some((d, zero_point))) = (t.join.as_ref().and_then(|j| j.second), c.second) {
+                second.push(requant(d, zero_point, s.clamp, sum));
+            }
         }
     }
-    out
+    [out, second]
 }
 
-fn run(case: &Case, place: fn(&[u8]) -> Guarded) -> Vec<i32> {
+/// Values as they lie in memory, `stride` bytes from one pixel to the next.
+fn laid_out(t: &Tile, grid: Grid, stride: usize, values: &[i32]) -> Vec<u8> {
+    let mut bytes = vec![0xA5; (t.rows - 1) * stride + t.columns * grid.bytes()];
+    for (i, v) in values.iter().enumerate() {
+        let at = i / t.columns * stride + i % t.columns * grid.bytes();
+        bytes[at..at + grid.bytes()].copy_from_slice(&v.to_le_bytes()[..grid.bytes()]);
+    }
+    bytes
+}
+
+/// Runs the tile and checks all that it wrote, gaps between pixels included.
+fn check_case(case: &Case, place: fn(&[u8]) -> Guarded, [want, want_second]: &[Vec<i32>; 2], seed: u64) {
     let t = &case.tile;
     let code = Code::new(&case.isa.assemble(t).expect("the tile assembles"));
     let weights: Vec<&[i8]> = case.weights.iter().map(Vec::as_slice).collect();
     let packed = case.isa.pack(&weights, t);
-    let epilogue = case.isa.epilogue(&case.channels, t);
-    let bytes = t.grid.bytes();
-    let out_len = (t.rows - 1) * t.out_stride + t.columns * bytes;
-    let (a, w, e) = (place(&case.activations), place(&packed), place(&epilogue));
-    let mut out = place(&vec![0xA5; out_len]);
+    let mut epilogue = case.isa.epilogue(&case.channels, t);
+    let want = laid_out(t, t.grid, t.out_stride, want);
     let mut scratch = place(&vec![0; case.isa.scratch_bytes(t).max(1)]);
-    // SAFETY: the buffers have the sizes that the tile's contract names; guard pages catch anything else.
-    unsafe { code.call(a.as_ptr(), w.as_ptr(), out.as_mut_ptr(), e.as_ptr(), scratch.as_mut_ptr()) };
-    let mut result = Vec::new();
-    for row in 0..t.rows {
-        for column in 0..t.columns {
-            let at = row * t.out_stride + column * bytes;
-            result.push(match t.grid {
-                Grid::U8 => i32::from(out[at]),
-                Grid::I16 => i32::from(i16::from_le_bytes([out[at], out[at + 1]])),
-            });
+    let mut out = place(&vec![0xA5; want.len()]);
+    let (a, w) = (place(&case.activations), place(&packed));
+    if let (Some((constants, residual)), Some(join)) = (&case.joined, &t.join) {
+        epilogue.extend(constants.bytes());
+        let e = place(&epilogue);
+        let x = place(&laid_out(t, join.residual, join.stride, residual));
+        let want = join.second.map(|s| laid_out(t, Grid::U8, s.stride, want_second)).unwrap_or_default();
+        let mut second = place(&vec![0xA5; want.len().max(1)]);
+        // SAFETY: the buffers have the sizes that the tile's contract names; guard pages catch anything else.
+        unsafe {
+            code.call_joined(
+                [a.as_ptr(), w.as_ptr(), e.as_ptr(), x.as_ptr()],
+                [out.as_mut_ptr(), scratch.as_mut_ptr(), second.as_mut_ptr()],
+            );
         }
-        let gap = row * t.out_stride + t.columns * bytes..((row + 1) * t.out_stride).min(out_len);
-        assert!(out[gap].iter().all(|b| *b == 0xA5), "a byte between two pixels was written");
+        assert!(second[..want.len()] == want, "second result, seed {seed}: {t:?}");
+    } else {
+        let e = place(&epilogue);
+        // SAFETY: as above.
+        unsafe { code.call(a.as_ptr(), w.as_ptr(), out.as_mut_ptr(), e.as_ptr(), scratch.as_mut_ptr()) };
     }
-    result
+    assert!(*out == want, "seed {seed}: {t:?}");
 }
 
 fn check(isa: Isa) {
-    for seed in 0..3000 {
+    for seed in 0..4000 {
         let case = random_case(&mut Random::new(seed), isa);
         let want = expected(&case);
-        assert_eq!(run(&case, Guarded::at_end), want, "seed {seed}: {:?}", case.tile);
-        assert_eq!(run(&case, Guarded::at_start), want, "seed {seed}: {:?}", case.tile);
+        check_case(&case, Guarded::at_end, &want, seed);
+        check_case(&case, Guarded::at_start, &want, seed);
     }
 }
 

@@ -8,19 +8,17 @@ use super::{
     shared,
 };
 use crate::{
-    Result,
+    Error, Result,
     codegen::{self, LayerReport, Object, Target},
 };
 use goshawk_ir::IntGraph;
-use goshawk_passes::memory::MemoryPlan;
+use goshawk_passes::memory;
 use std::ffi::OsStr;
 
 /// What to compile.
 pub struct Request<'a> {
     /// The network.
     pub graph: &'a IntGraph,
-    /// Its memory plan.
-    pub memory: &'a MemoryPlan,
     /// Processor and features, one level or several, best first ([`Target::parse_levels`]).
     pub levels: &'a [Target],
     /// C prefix.
@@ -52,10 +50,12 @@ pub struct Bundle {
 /// # Errors
 /// Bit widths that the target cannot execute, or ports that the C interface cannot express.
 pub fn compile(request: Request<'_>) -> Result<Bundle> {
-    let Request { graph, memory, levels, prefix, model_sha256, listing, any_width, tuning } = request;
+    let Request { graph, levels, prefix, model_sha256, listing, any_width, tuning } = request;
     let mut options = codegen::Options::for_levels(levels, prefix.as_str())?;
     (options.listing, options.any_width, options.tuning) = (listing, any_width, tuning);
-    let plans = codegen::plans(graph, memory, &options)?;
+    let memory = codegen::arena(graph, &options)?;
+    memory::check(graph, &memory).map_err(|e| Error::internal(&e))?;
+    let plans = codegen::plans(graph, &memory, &options)?;
     let (arena_bytes, scratch_bytes) = plans.first().map_or((0, 0), |p| (p.arena_bytes, p.scratch_bytes));
     let origin = Origin {
         model_sha256,
@@ -67,7 +67,7 @@ pub fn compile(request: Request<'_>) -> Result<Bundle> {
     let layers = plans.iter().map(|p| p.layers.iter().map(|report| layer(graph, report)).collect());
     let mut manifest = Manifest::new(&network, layers.collect());
     options.info = info::block(&network, &manifest.to_json()?)?;
-    let object = codegen::object(graph, memory, &options)?;
+    let object = codegen::object(graph, &memory, &options)?;
     manifest.stack_bytes = Some(object.stack_bytes);
     let header = header::render(&network, object.stack_bytes);
     Ok(Bundle { network, object, manifest, header })

@@ -11,6 +11,7 @@ mod cpu;
 mod emitter;
 mod entry;
 mod jit;
+mod join;
 mod model;
 mod object;
 mod ops;
@@ -34,7 +35,7 @@ pub use tuning::{TileChoice, Tuning};
 
 use crate::{Code, Error, Result};
 use goshawk_ir::IntGraph;
-use goshawk_passes::memory::MemoryPlan;
+use goshawk_passes::memory::{self, MemoryPlan};
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -92,6 +93,15 @@ impl Options {
     pub fn levels(&self) -> impl Iterator<Item = &Target> {
         std::iter::once(&self.target).chain(&self.fallbacks)
     }
+}
+
+/// Plans the arena for the layers that every level joins.
+///
+/// # Errors
+/// [`crate::Code::QUANTIZE`]: the network needs too large an arena.
+pub fn arena(graph: &IntGraph, options: &Options) -> Result<MemoryPlan> {
+    let joins = join::joins(graph, options)?;
+    memory::plan_joined(graph, joins).map_err(|e| Error::from_ir(Code::QUANTIZE, e))
 }
 
 /// Chooses the kernels of the best level, and so the size of the arena that headers and info blocks state: the one that

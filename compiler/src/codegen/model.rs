@@ -41,7 +41,7 @@ enum Place {
 /// One layer in the order of execution.
 struct Call {
     function: LayerFn,
-    /// Operands, result, scratch area if the function takes one.
+    /// Operands, result, scratch area if the function takes one, residual and second result of a join.
     places: Vec<Place>,
     /// The task that computes a part of it, and the most tasks that are worth it.
     task: Option<(FuncId, usize)>,
@@ -114,6 +114,9 @@ impl Model<'_> {
         }
         for id in &self.plan.order {
             let node = graph.node(*id);
+            if self.memory.join(*id).is_some_and(|j| j.conv == *id) {
+                continue;
+            }
             let mut read = graph.users(*id).into_iter().filter(|u| {
                 let folded = matches!(graph.node(*u).op, IntOp::Conv(_) | IntOp::Linear(_));
                 !folded || graph.node(*u).operands().first() == Some(id)
@@ -168,7 +171,17 @@ impl Model<'_> {
             if node.op.is_input() || node.op.as_const().is_some() {
                 continue;
             }
-            let to = self.place_of(*id)?;
+            // A join is computed where its sum stands, with the convolution's code.
+            let (id, result, more) = match self.memory.join(*id) {
+                Some(join) if join.add == *id => {
+                    let second = join.requant.unwrap_or(*id);
+                    (&join.conv, id, vec![self.place_of(join.residual)?, self.place_of(second)?])
+                }
+                Some(_) => continue,
+                None => (id, id, Vec::new()),
+            };
+            let node = graph.node(*id);
+            let to = self.place_of(*result)?;
             let folded = matches!(node.op, IntOp::Conv(_) | IntOp::Linear(_));
             let operands = if folded { &node.operands()[..1] } else { node.operands() };
             let mut places = operands.iter().map(|o| self.place_of(*o)).collect::<Result<Vec<_>>>()?;
@@ -184,11 +197,17 @@ impl Model<'_> {
             if matches!(self.plan.convs.get(id), Some(ConvChoice::Tiles(..))) {
                 places.push(Place::Arena(self.scratch));
             }
+            places.extend(more);
             let work = self.plan.work.get(id).copied().unwrap_or(0);
             let mut call = self.shared(em, &name, Call::new(function, places), work)?;
             // The conversions of the inputs come before.
             let number = graph.inputs.len() + 1 + calls.len();
-            call.stamp = self.clock.map(|c| c.record(Some(number), Step::layer(graph, *id)));
+            let nodes: Vec<NodeId> = match self.memory.join(*id) {
+                Some(join) => join.nodes().collect(),
+                None => vec![*id],
+            };
+            let step = Step::layer(graph, &nodes);
+            call.stamp = self.clock.zip(step).map(|(c, step)| c.record(Some(number), step));
             calls.push(call);
         }
         for (i, port) in graph.outputs.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! The kernel plan: which kernel computes each layer, and why. Data, so that it can be printed and tested.
 use super::{
+    join,
     ops::{
         conv::{self, ConvSpec, GemmPlan},
         depthwise::{self, RowPlan},
@@ -14,7 +15,9 @@ use super::{
     tuning::Tuning,
 };
 use crate::{Code, Error, Result};
-use goshawk_ir::{DType, IntGraph, IntOp, NodeId, Operator, Requant, TensorType, op::window::ConvWindow};
+use goshawk_ir::{
+    DType, IntGraph, IntOp, IrError, NodeId, Operator, Requant, TensorType, op::window::ConvWindow,
+};
 use goshawk_passes::memory::MemoryPlan;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -101,7 +104,18 @@ pub(crate) fn plan(
         match &node.op {
             IntOp::Input | IntOp::Const(_) => continue,
             IntOp::Conv(_) | IntOp::Linear(_) => {
-                let spec = conv_spec(graph, memory, *id)?;
+                let join = memory.join(*id);
+                let pitch = match join {
+                    Some(join) => {
+                        let sum = graph.ty(join.add);
+                        sum.shape.last().map(|channels| sum.dtype.bytes(*channels))
+                    }
+                    None => {
+                        let slot = memory.slot(*id).map_err(|e| Error::internal(&e.at(&node.name)))?;
+                        slot.rows.map(|rows| rows.pitch)
+                    }
+                };
+                let spec = conv_spec(graph, *id, pitch)?;
                 report.weights_bits = types.get(1).and_then(|t| t.quant.as_ref()).map(|q| q.bits);
                 report.macs = spec.macs();
                 let choice = if spec.is_depthwise() {
@@ -122,12 +136,18 @@ pub(crate) fn plan(
                         }
                     }
                 } else {
-                    match tiles::plan(&spec, target, tuning) {
+                    let joined = join.and_then(|j| join::joined(graph, j, &spec));
+                    match tiles::plan(&spec, target, tuning, joined) {
                         Ok(plan) => {
                             report.kernel = plan.name();
                             report.tiles = Some(plan.shape.clone());
                             scratch = scratch.max(plan.scratch);
                             ConvChoice::Tiles(spec, plan)
+                        }
+                        Err(_) if join.is_some() => {
+                            let broken =
+                                IrError::new("the memory plan joins it with a sum, but its kernel cannot");
+                            return Err(Error::internal(&broken.at(&node.name)));
                         }
                         Err(why) => {
                             let plan = conv::plan(&spec, target);
@@ -138,6 +158,10 @@ pub(crate) fn plan(
                     }
                 };
                 convs.insert(*id, choice);
+            }
+            IntOp::Add(_) | IntOp::Requant(_) if memory.join(*id).is_some() => {
+                let conv = memory.join(*id).map_or("", |j| graph.node(j.conv).name.as_str());
+                report.kernel = format!("in the tiles of {conv}");
             }
             IntOp::MaxPool(_) | IntOp::AvgPool(_) => {
                 report.kernel.clone_from(&report.op);
@@ -242,9 +266,9 @@ pub(crate) fn output(ty: &TensorType, requant: &Requant) -> Output {
     Output { dtype: ty.dtype, zero_point: requant.zero_point, lo: requant.lo, hi: requant.hi }
 }
 
-fn conv_spec(graph: &IntGraph, memory: &MemoryPlan, id: NodeId) -> Result<ConvSpec> {
+/// `pitch`: bytes from one pixel of the result to the next, where it is not packed.
+pub(super) fn conv_spec(graph: &IntGraph, id: NodeId, pitch: Option<usize>) -> Result<ConvSpec> {
     let node = graph.node(id);
-    let slot = memory.slot(id).map_err(|e| Error::internal(&e.at(&node.name)))?;
     let broken =
         |what: &str| Error::internal(&goshawk_ir::IrError::new(what.to_owned()).at(node.name.clone()));
     let &[x, w, bias] = node.operands() else { return Err(broken("expected input, weights and bias")) };
@@ -279,7 +303,7 @@ fn conv_spec(graph: &IntGraph, memory: &MemoryPlan, id: NodeId) -> Result<ConvSp
         out,
         window,
         channels: wt.shape[0],
-        pitch: slot.rows.map_or(node.ty.dtype.bytes(wt.shape[0]), |rows| rows.pitch),
+        pitch: pitch.unwrap_or(node.ty.dtype.bytes(wt.shape[0])),
         weights: ints(weights)?.into_iter().map(|v| v as i8).collect(),
         int4: wt.dtype == DType::I4,
         bias: ints(bias)?,

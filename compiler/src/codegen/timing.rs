@@ -35,24 +35,22 @@ pub struct Step {
 }
 
 impl Step {
-    /// The code of one node.
-    pub(super) fn layer(graph: &IntGraph, id: NodeId) -> Self {
-        let node = graph.node(id);
-        let constants: usize = node
-            .operands()
-            .iter()
-            .filter(|o| matches!(graph.node(**o).op, IntOp::Const(_)))
-            .map(|o| graph.ty(*o).bytes())
-            .sum();
-        let all: usize = node.operands().iter().map(|o| graph.ty(*o).bytes()).sum();
-        Self {
-            name: node.name.clone(),
-            op: node.op.name().to_owned(),
-            shape: node.ty.shape.to_string(),
-            read_bytes: all - constants,
-            written_bytes: node.ty.bytes(),
-            constant_bytes: constants,
-        }
+    /// The code of one node, or of several that are computed together: it has the name of the first.
+    pub(super) fn layer(graph: &IntGraph, nodes: &[NodeId]) -> Option<Self> {
+        let first = graph.node(*nodes.first()?);
+        let constant = |o: &NodeId| matches!(graph.node(*o).op, IntOp::Const(_));
+        let operands = nodes.iter().flat_map(|id| graph.node(*id).operands());
+        let (constants, read): (Vec<NodeId>, Vec<NodeId>) =
+            operands.filter(|o| !nodes.contains(o)).partition(|o| constant(o));
+        let bytes = |ids: &[NodeId]| ids.iter().map(|id| graph.ty(*id).bytes()).sum();
+        Some(Self {
+            name: first.name.clone(),
+            op: first.op.name().to_owned(),
+            shape: first.ty.shape.to_string(),
+            read_bytes: bytes(&read),
+            written_bytes: bytes(&nodes[usize::from(nodes.len() > 1)..]),
+            constant_bytes: bytes(&constants),
+        })
     }
 
     /// Conversion of an input or output.

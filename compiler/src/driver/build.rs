@@ -10,6 +10,7 @@ use crate::{
     codegen::{LayerReport, Target},
 };
 use goshawk_ir::text;
+use goshawk_passes::memory;
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -167,8 +168,8 @@ pub fn build(
         files.push((path.clone(), bytes));
     }
     let Some(bundle) = bundle else {
-        let arena_bytes = quantized.memory.arena_bytes;
-        let arena_lower_bound = quantized.memory.lower_bound;
+        let memory = memory::plan(&quantized.graph).map_err(|e| Error::from_ir(Code::QUANTIZE, e))?;
+        let (arena_bytes, arena_lower_bound) = (memory.arena_bytes, memory.lower_bound);
         return Ok(Build {
             files,
             layers: Vec::new(),
@@ -211,7 +212,6 @@ fn compile(
 ) -> Result<Bundle> {
     bundle::compile(bundle::Request {
         graph: &quantized.graph,
-        memory: &quantized.memory,
         levels,
         prefix: name.clone(),
         model_sha256: model.sha256.clone(),

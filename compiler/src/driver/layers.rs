@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Code, Error, Result,
     codegen::{
-        self, JitModel, LayerReport, Options, Step, Target,
+        JitModel, LayerReport, Options, Step, Target,
         probe::{Compute, Peaks, Probe},
     },
 };
@@ -125,7 +125,7 @@ pub fn measure(
     let jit = |profile: bool| {
         let tuning = quantized.tuning.clone();
         let options = Options { profile, tuning, ..Options::new(target.clone(), "model") };
-        codegen::jit(&quantized.graph, &quantized.memory, &options)
+        quantized.jit(&options)
     };
     let (plain, stamped) = (jit(false)?, jit(true)?);
     let inputs = noise(&quantized.graph)?;

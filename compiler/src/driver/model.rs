@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Code, Error, Result,
-    codegen::Tuning,
+    codegen::{self, JitModel, Tuning},
     data::{Dataset, InputSpec},
     import,
 };
@@ -15,7 +15,6 @@ use goshawk_passes::{
     bits::BitPlan,
     calibrate::{Calibrator, Method, Ranges},
     lower::{self, Lowered},
-    memory::{self, MemoryPlan},
     pipeline,
 };
 use sha2::{Digest, Sha256};
@@ -144,9 +143,7 @@ impl Model {
         plan.resolve(&self.graph).map_err(|e| Error::from_ir(Code::BITS, e))?;
         let Lowered { graph, orders } = lower::lower_traced(&self.graph, ranges, plan, options)
             .map_err(|errors| quantize_error(&errors))?;
-        let memory = memory::plan(&graph).map_err(|e| Error::from_ir(Code::QUANTIZE, e))?;
-        memory::check(&graph, &memory).map_err(|e| Error::internal(&e))?;
-        Ok(Quantized { graph, memory, orders, tuning: Tuning::default() })
+        Ok(Quantized { graph, orders, tuning: Tuning::default() })
     }
 
     /// Origin of ranges, for a profile.
@@ -155,17 +152,25 @@ impl Model {
     }
 }
 
-/// A network in integers, with its memory plan.
+/// A network in integers.
 #[derive(Clone, Debug)]
 pub struct Quantized {
     /// The integer network.
     pub graph: IntGraph,
-    /// Its arena.
-    pub memory: MemoryPlan,
     /// Memory order of the values that carry names of the float network ([`Lowered::orders`]).
     pub orders: std::collections::BTreeMap<String, Vec<usize>>,
     /// Tiles by measurement ([`super::tune`]).
     pub tuning: Tuning,
+}
+
+impl Quantized {
+    /// Machine code in this process.
+    ///
+    /// # Errors
+    /// Those of [`codegen::arena`] and [`codegen::jit`].
+    pub fn jit(&self, options: &codegen::Options) -> Result<JitModel> {
+        codegen::jit(&self.graph, &codegen::arena(&self.graph, options)?, options)
+    }
 }
 
 /// SHA-256 of a file in hexadecimal.

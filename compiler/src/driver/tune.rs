@@ -118,7 +118,7 @@ impl Cache {
     /// [`Code::TARGET`] where there is something to measure and the target does not run here; [`Code::INTERRUPTED`].
     pub fn fill(&mut self, quantized: &Quantized, target: &Target, progress: &dyn Progress) -> Result<usize> {
         let options = Options::new(target.clone(), "tune");
-        let plan = codegen::plan(&quantized.graph, &quantized.memory, &options)?;
+        let plan = codegen::plan(&quantized.graph, &codegen::arena(&quantized.graph, &options)?, &options)?;
         let missing: BTreeSet<String> = plan
             .layers
             .into_iter()
@@ -140,7 +140,7 @@ impl Cache {
             .map(|choice| {
                 let tuning = Tuning::all(*choice);
                 let options = Options { profile: true, tuning, ..Options::new(target.clone(), "tune") };
-                codegen::jit(&quantized.graph, &quantized.memory, &options)
+                quantized.jit(&options)
             })
             .collect::<Result<Vec<JitModel>>>()?;
         let times = measure(&models, &layers::noise(&quantized.graph)?, progress)?;

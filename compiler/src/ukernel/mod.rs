@@ -4,7 +4,8 @@
 //! handed to the same module as raw bytes. Cranelift still emits the loops around them.
 //!
 //! Contract of a leaf:
-//! * System V; tiles take `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch)`, row
+//! * System V; tiles take `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch)`, those that
+//!   add a residual ([`join`]) also `(r9 = residual, [rsp + 8] = second result)`, row
 //!   kernels `(rdi = table of input rows, rsi = constants, rdx = output row)`; strides, sizes and shape are immediates;
 //! * clobbers only caller-saved registers; makes no calls; uses no stack; holds no state;
 //! * reads exactly the bytes of the tile's operands and writes exactly the bytes of its results: edge tiles are kernels
@@ -26,6 +27,7 @@
 pub mod depthwise;
 pub mod edge;
 pub mod isa;
+pub mod join;
 pub mod max_pool;
 pub mod pack;
 pub mod probe;
@@ -36,5 +38,6 @@ pub mod x64;
 
 pub use depthwise::Depthwise;
 pub use isa::Isa;
+pub use join::Join;
 pub use max_pool::MaxPool;
 pub use tile::{Grid, Rescale, Tile, Weights};

@@ -38,17 +38,32 @@ impl Builder {
         let shapes = operands.map(|o| self.graph.ty(o).shape.clone());
         let shape = shapes[0].broadcast(&shapes[1]).ok().filter(|s| s.count() <= self.options.elements)?;
         let ty = self.any_type(shape, 35);
+        Some(self.sum(operands, ty, 25))
+    }
+
+    /// requant(x + conv(x)), as residual networks have it: sum, and what reads it, on random grids.
+    pub(super) fn residual_block(&mut self) -> Option<NodeId> {
+        let [x, conv] = self.shape_keeping_conv()?;
+        // Nobody else reads the convolution.
+        self.values.retain(|v| *v != conv);
+        let ty = self.any_type(self.graph.ty(conv).shape.clone(), 70);
+        let operands = if self.random.chance(50) { [conv, x] } else { [x, conv] };
+        let sum = self.sum(operands, ty, 10);
+        if self.random.chance(70) { self.requant_any(sum) } else { Some(sum) }
+    }
+
+    fn sum(&mut self, operands: [NodeId; 2], ty: TensorType, subtract: usize) -> NodeId {
         let sizes = operands.map(|o| rms(self.graph.ty(o)));
         let (lo, hi) = self.clamp(&ty);
         let op = IntOp::Add(Add {
             a: self.dyadic(sizes[0], &ty),
             b: self.dyadic(sizes[1], &ty),
-            subtract: self.random.chance(25),
+            subtract: self.random.chance(subtract),
             zero_point: ty.zero_point(),
             lo,
             hi,
         });
-        Some(self.push(op, &operands, ty))
+        self.push(op, &operands, ty)
     }
 
     pub(super) fn mul(&mut self, a: NodeId) -> Option<NodeId> {

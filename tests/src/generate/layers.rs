@@ -43,10 +43,29 @@ impl Builder {
                 (groups, groups * (1 + r.below(5)))
             }
         };
-        let window = ConvWindow { stride, pads, dilation, groups };
+        self.convolution(x, ConvWindow { stride, pads, dilation, groups }, kernel, out)
+    }
+
+    /// x̂ and a convolution of it that keeps its shape.
+    pub(super) fn shape_keeping_conv(&mut self) -> Option<[NodeId; 2]> {
+        let x = self.recent(|t| t.dtype == DType::U8 && t.shape.rank() == 4)?;
+        let channels = self.graph.ty(x).shape[3];
+        let reach = self.random.below(2);
+        let window = ConvWindow { pads: [reach; 4], ..ConvWindow::unit() };
+        Some([x, self.convolution(x, window, [1 + 2 * reach; 2], channels)?])
+    }
+
+    fn convolution(
+        &mut self,
+        x: NodeId,
+        window: ConvWindow,
+        kernel: [usize; 2],
+        out: usize,
+    ) -> Option<NodeId> {
+        let [n, h, w, c] = self.graph.ty(x).shape.dims4().ok()?;
+        let groups = window.groups;
         let [oh, ow] = window.out_size([h, w], kernel).ok()?;
         let k = kernel[0] * kernel[1] * (c / groups);
-        let n = self.graph.ty(x).shape[0];
         let count = n * oh * ow * out;
         if count > self.options.elements || count * k > MAX_MACS {
             return None;

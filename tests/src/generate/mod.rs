@@ -93,7 +93,8 @@ impl Builder {
     /// Adds one operator, or one small pattern of them, if the draw fits.
     fn step(&mut self) {
         let Some(x) = self.recent(|_| true) else { return };
-        let _ = match self.random.below(24) {
+        let _ = match self.random.below(25) {
+            24 => self.residual_block(),
             0..=5 => self.conv(),
             6 => self.linear(),
             7 | 8 => self.add(x),

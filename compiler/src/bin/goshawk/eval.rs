@@ -77,7 +77,7 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
         for (name, plan) in args.quant.settings(&model)? {
             let q = args.quant.quantize(&model, &plan, &calibration)?;
             let jit = match native {
-                true => Some(codegen::jit(&q.graph, &q.memory, &options)?),
+                true => Some(q.jit(&options)?),
                 false => None,
             };
             quantized.push((name, q, jit));

@@ -102,7 +102,7 @@ fn model(args: &Args, preprocess: &Preprocess, json: bool) -> Result<Outcome> {
         return finish(args, Engine::Int(&quantized.graph), &inputs, &outputs, preprocess, json);
     }
     let options = codegen::Options::for_levels(&args.target.levels()?, "model")?;
-    let mut jit = codegen::jit(&quantized.graph, &quantized.memory, &options)?;
+    let mut jit = quantized.jit(&options)?;
     jit.set_pool(pool(args)?);
     finish(args, Engine::Jit(&jit), &inputs, &outputs, preprocess, json)
 }

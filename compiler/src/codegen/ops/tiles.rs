@@ -13,8 +13,7 @@
 //! Threads share a layer along its pixels (each reads all weights) or, where the weights are larger than the image, block
 //! by block (each reads all pixels). A thread copies the rows that its own tiles read; rows that two of them read are
 //! written twice with the same bytes, so that no barrier is needed between copying and multiplying.
-use super::conv::ConvSpec;
-use super::tile_shape::Work;
+use super::{conv::ConvSpec, rescale::Output, tile_shape::Work};
 use crate::{
     Result,
     codegen::{
@@ -24,7 +23,7 @@ use crate::{
         target::Target,
         tuning::{TileChoice, Tuning},
     },
-    ukernel::{Grid, Isa, Rescale, Tile, Weights, pack::Channel, rescale},
+    ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale},
 };
 use cranelift_codegen::ir::{
     FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
@@ -58,6 +57,17 @@ pub(crate) struct TilePlan {
     channels: Vec<Channel>,
     /// |accumulator| of each channel.
     bounds: Vec<i64>,
+    /// The residual sum that follows.
+    join: Option<Joined>,
+}
+
+/// A residual sum in the epilogue of a layer's tiles.
+#[derive(Clone, Debug)]
+pub(crate) struct Joined {
+    /// The result of the sum, in place of the convolution's.
+    pub output: Output,
+    pub join: Join,
+    pub constants: Constants,
 }
 
 /// A range of output channels.
@@ -76,16 +86,12 @@ pub(crate) fn plan(
     spec: &ConvSpec,
     target: &Target,
     tuning: &Tuning,
+    join: Option<Joined>,
 ) -> std::result::Result<TilePlan, Option<String>> {
     let isa = choose_isa(target)?;
     let shape = shape(spec, isa);
     let choice = tuning.choice(&shape).filter(|c| isa.vectors().contains(&c.vectors));
-    if spec.window.groups != 1 {
-        return Err(Some(format!("{} groups that are not depthwise", spec.window.groups)));
-    }
-    if spec.window.dilation[1] != 1 && spec.kernel[1] != 1 {
-        return Err(Some("taps of a kernel row are not neighbours (dilation)".into()));
-    }
+    possible(spec)?;
     let [n, h, w, c] = spec.input;
     let copied = spec.window.pads != [0; 4] || !(spec.kernel[1] * c).is_multiple_of(4);
     let image = if copied {
@@ -119,12 +125,33 @@ pub(crate) fn plan(
         rescale,
         channels,
         bounds,
+        join,
     };
     plan.choose_blocks(spec, choice);
     plan.scratch = if copied { image.iter().product::<usize>() + SLACK } else { 0 };
     plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
     Ok(plan)
+}
+
+/// Whether the layer has tiles that rescale in f32, as joins need it.
+pub(crate) fn rescales_in_float(spec: &ConvSpec, target: &Target) -> bool {
+    let Ok(isa) = choose_isa(target) else { return false };
+    let bounds = spec.bounds();
+    possible(spec).is_ok()
+        && channels(spec, isa, &bounds)
+            .is_ok_and(|channels| choose_rescale(target, &channels, &bounds) == Rescale::Float)
+}
+
+/// Whether tiles can compute the layer, or why not.
+fn possible(spec: &ConvSpec) -> std::result::Result<(), String> {
+    if spec.window.groups != 1 {
+        return Err(format!("{} groups that are not depthwise", spec.window.groups));
+    }
+    if spec.window.dilation[1] != 1 && spec.kernel[1] != 1 {
+        return Err("taps of a kernel row are not neighbours (dilation)".into());
+    }
+    Ok(())
 }
 
 /// Tiles that a layer may be told to have; none where there are no tiles.
@@ -202,7 +229,8 @@ const SLACK: usize = 4;
 /// Leaves of a model, shared by its layers.
 pub(crate) type Leaves = BTreeMap<Vec<u8>, FuncId>;
 
-/// Defines the layer's function: (input, result, scratch, and the range of units if it can be split).
+/// Defines the layer's function: (input, result, scratch, residual and second result if it is joined with a sum, and the
+/// range of units if it can be split).
 pub(crate) fn define<M: Module>(
     em: &mut Emitter<M>,
     leaves: &mut Leaves,
@@ -222,21 +250,25 @@ pub(crate) fn define<M: Module>(
                 return Ok(Some(*id));
             }
             let label = format!("tile_{pixels}x{}_{}", block.vectors * plan.isa.lanes(), leaves.len());
-            let id = em.leaf(&label, 5, &[], &code)?;
+            let id = em.leaf(&label, 5 + plan.joined(), &[], &code)?;
             leaves.insert(code, id);
             Ok(Some(id))
         };
         let usual = leaf(em, block.pixels)?;
         let rest = leaf(em, plan.rest(block))?;
         let channels = &plan.channels[block.first..block.first + block.columns];
-        let epilogue = plan.isa.epilogue(channels, &plan.tile(spec, block, block.pixels));
+        let mut epilogue = plan.isa.epilogue(channels, &plan.tile(spec, block, block.pixels));
+        if let Some(joined) = &plan.join {
+            epilogue.extend(joined.constants.bytes());
+        }
         let epilogue = em.rodata(&format!("{name}_requant"), epilogue)?;
         blocks.push((*block, usual, rest, weights.len(), epilogue));
         weights.extend(plan.packed(spec, block));
     }
     let weights = em.rodata(&format!("{name}_weights"), weights)?;
     let shared = plan.shared(spec);
-    let params = if shared.is_some() { 5 } else { 3 };
+    let operands = 3 + plan.joined();
+    let params = operands + if shared.is_some() { 2 } else { 0 };
     let id = em.function(name, Linkage::Local, Level::Speed, params, &[], |em, b, p| {
         let weights = em.address(b, weights);
         let blocks: Vec<BlockCode> = blocks
@@ -250,16 +282,21 @@ pub(crate) fn define<M: Module>(
             })
             .collect();
         let sums = plan.sums_on_stack(b);
+        // The input, then what tiles read or write by output pixel.
+        let images: Vec<Value> = [p[0], p[1]].into_iter().chain(p[3..operands].iter().copied()).collect();
         if let Some(shared) = &shared {
-            let parts = shared.parts(b, plan, [p[3], p[4]]);
-            plan.image(b, spec, &blocks, &parts, [p[0], p[1], p[2], sums]);
+            let parts = shared.parts(b, plan, [p[operands], p[operands + 1]]);
+            plan.image(b, spec, &blocks, &parts, &images, [p[2], sums]);
         } else {
             let [n, h, w, c] = spec.input;
-            let result = plan.rows * plan.columns * plan.pixel_bytes(spec);
+            let pixels = plan.rows * plan.columns;
+            let steps: Vec<usize> = std::iter::once(h * w * c)
+                .chain(plan.pixel_steps(spec).into_iter().map(|bytes| pixels * bytes))
+                .collect();
             let parts = plan.whole(b);
-            b.repeat(n, &[p[0], p[1]], |b, v| {
-                plan.image(b, spec, &blocks, &parts, [v[0], v[1], p[2], sums]);
-                vec![b.offset(v[0], (h * w * c) as i64), b.offset(v[1], result as i64)]
+            b.repeat(n, &images, |b, v| {
+                plan.image(b, spec, &blocks, &parts, v, [p[2], sums]);
+                v.iter().zip(&steps).map(|(v, step)| b.offset(*v, *step as i64)).collect()
             });
         }
         b.ins().return_(&[]);
@@ -398,6 +435,17 @@ impl TilePlan {
         if self.lines > 1 { self.rows % self.lines * self.columns } else { self.columns % block.pixels }
     }
 
+    /// Operands that the join adds: the residual and the second result.
+    fn joined(&self) -> usize {
+        if self.join.is_some() { 2 } else { 0 }
+    }
+
+    /// Bytes from one output pixel to the next, of the result and of what a join reads and writes.
+    fn pixel_steps(&self, spec: &ConvSpec) -> Vec<usize> {
+        let joined = self.join.as_ref().map(|j| [j.join.stride, j.join.second.map_or(0, |s| s.stride)]);
+        std::iter::once(spec.pitch).chain(joined.into_iter().flatten()).collect()
+    }
+
     /// Name of the kernel for reports.
     pub fn name(&self) -> String {
         let widest = self.blocks.iter().max_by_key(|b| b.vectors);
@@ -414,20 +462,21 @@ impl TilePlan {
                 Rescale::Integer { .. } => "i64",
             };
             let (isa, channels) = (self.isa.name(), b.vectors * self.isa.lanes());
-            format!("{isa} {}x{channels} {weights} {mode} {rescale}", b.pixels)
+            let join = match &self.join {
+                None => "",
+                Some(j) if j.join.second.is_some() => " + add + requant",
+                Some(_) => " + add",
+            };
+            format!("{isa} {}x{channels} {weights} {mode} {rescale}{join}", b.pixels)
         })
-    }
-
-    /// Bytes from one result pixel to the next.
-    const fn pixel_bytes(&self, spec: &ConvSpec) -> usize {
-        spec.pitch
     }
 
     fn tile(&self, spec: &ConvSpec, block: &Block, pixels: usize) -> Tile {
         let [_, width, channels] = self.image;
+        let output = self.join.as_ref().map_or(spec.output, |j| j.output);
         Tile {
             weights: block.weights,
-            grid: if spec.output.dtype == DType::U8 { Grid::U8 } else { Grid::I16 },
+            grid: if output.dtype == DType::U8 { Grid::U8 } else { Grid::I16 },
             rows: pixels,
             vectors: block.vectors,
             columns: block.columns,
@@ -438,10 +487,11 @@ impl TilePlan {
             line_stride: spec.window.stride[0] * width * channels,
             prefetch: self.prefetch(spec, block),
             kernel_row_stride: spec.window.dilation[0] * width * channels,
-            out_stride: self.pixel_bytes(spec),
-            zero_point: spec.output.zero_point,
-            clamp: (spec.output.lo, spec.output.hi),
+            out_stride: spec.pitch,
+            zero_point: output.zero_point,
+            clamp: (output.lo, output.hi),
             rescale: self.rescale,
+            join: self.join.as_ref().map(|j| j.join.clone()),
         }
     }
 
@@ -549,15 +599,15 @@ impl TilePlan {
         spec: &ConvSpec,
         blocks: &[BlockCode],
         parts: &Parts,
-        [input, out, scratch, sums]: [Value; 4],
+        images: &[Value],
+        [scratch, sums]: [Value; 2],
     ) {
-        let image = if self.copied {
-            self.copy_padded(b, spec, parts.rows, input, scratch);
-            scratch
-        } else {
-            input
-        };
-        self.multiply(b, spec, blocks, parts, [image, out, sums]);
+        let mut images = images.to_vec();
+        if self.copied {
+            self.copy_padded(b, spec, parts.rows, images[0], scratch);
+            images[0] = scratch;
+        }
+        self.multiply(b, spec, blocks, parts, &images, sums);
     }
 
     /// Copies what the windows of the output rows `begin..end` read into the scratch area, with borders and padded
@@ -618,56 +668,68 @@ impl TilePlan {
         b.fill(behind, SLACK, zero);
     }
 
-    /// Tiles of a part of one image, block by block.
+    /// Tiles of a part of one image, block by block. `images`: the input, the result, what a join reads and writes.
     fn multiply(
         &self,
         b: &mut Fb<'_>,
         spec: &ConvSpec,
         blocks: &[BlockCode],
         parts: &Parts,
-        [image, out, sums]: [Value; 3],
+        images: &[Value],
+        sums: Value,
     ) {
         let [_, width, channels] = self.image;
-        let row_in = (spec.window.stride[0] * width * channels) as i64;
-        let row_out = (self.columns * self.pixel_bytes(spec)) as i64;
+        let row_in = spec.window.stride[0] * width * channels;
+        let pixel_steps = self.pixel_steps(spec);
+        let by_pixels = |input: usize, pixels: usize| -> Vec<i64> {
+            let results = pixel_steps.iter().map(|bytes| pixels * bytes);
+            std::iter::once(input).chain(results).map(|bytes| bytes as i64).collect()
+        };
+        let rows = by_pixels(row_in, self.columns);
+        let advance = |b: &mut Fb<'_>, at: &[Value], steps: &[i64]| -> Vec<Value> {
+            at.iter().zip(steps).map(|(v, step)| b.offset(*v, *step)).collect()
+        };
+        let index = |b: &mut Fb<'_>, at: &[Value], count: Value, steps: &[i64]| -> Vec<Value> {
+            at.iter().zip(steps).map(|(v, step)| b.index(*v, count, *step)).collect()
+        };
         for (code, range) in blocks.iter().zip(&parts.blocks) {
-            let out = b.offset(out, spec.output.dtype.bytes(code.block.first) as i64);
+            let starts = self.block_offsets(spec, code.block.first);
+            let images = advance(b, images, &starts);
             let pixels = code.block.pixels;
-            let step_in = match self.lines {
-                1 => (pixels * spec.window.stride[1] * channels) as i64,
-                lines => lines as i64 * row_in,
+            let tile_in = match self.lines {
+                1 => pixels * spec.window.stride[1] * channels,
+                lines => lines * row_in,
             };
-            let step_out = (pixels * self.pixel_bytes(spec)) as i64;
+            let steps = by_pixels(tile_in, pixels);
+            let call = |b: &mut Fb<'_>, leaf: Option<FuncRef>, t: &[Value]| {
+                if let Some(leaf) = leaf {
+                    let mut arguments = vec![t[0], code.weights, t[1], code.epilogue, sums];
+                    arguments.extend(&t[2..]);
+                    b.ins().call(leaf, &arguments);
+                }
+            };
             let usual = |b: &mut Fb<'_>, t: &[Value]| {
-                if let Some(usual) = code.usual {
-                    b.ins().call(usual, &[t[0], code.weights, t[1], code.epilogue, sums]);
-                }
-                vec![b.offset(t[0], step_in), b.offset(t[1], step_out)]
-            };
-            let rest = |b: &mut Fb<'_>, t: &[Value]| {
-                if let Some(rest) = code.rest {
-                    b.ins().call(rest, &[t[0], code.weights, t[1], code.epilogue, sums]);
-                }
+                call(b, code.usual, t);
+                advance(b, t, &steps)
             };
             let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
             let [begin, end] = *range;
             if self.one_dimensional() {
-                let from = b.index(image, begin, step_in);
-                let to = b.index(out, begin, step_out);
+                let from = index(b, &images, begin, &steps);
                 let tiles = b.int(I64, whole as i64);
                 let stop = b.ins().smin(end, tiles);
-                b.repeat_range([begin, stop], &[from, to], |b, _, t| usual(b, t));
+                b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
                 if code.rest.is_some() {
                     // The shorter tile is the last one: it belongs to the range that ends behind it.
                     let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
                     let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
                     let last = b.ins().band(some, behind);
-                    let from = b.offset(image, whole as i64 * step_in);
-                    let to = b.offset(out, whole as i64 * step_out);
+                    let whole: Vec<i64> = steps.iter().map(|step| whole as i64 * step).collect();
+                    let from = advance(b, &images, &whole);
                     b.branch(
                         last,
                         |b| {
-                            rest(b, &[from, to]);
+                            call(b, code.rest, &from);
                             vec![]
                         },
                         |_| vec![],
@@ -675,14 +737,24 @@ impl TilePlan {
                 }
                 continue;
             }
-            let from = b.index(image, begin, row_in);
-            let to = b.index(out, begin, row_out);
-            b.repeat_range([begin, end], &[from, to], |b, _, v| {
+            let from = index(b, &images, begin, &rows);
+            b.repeat_range([begin, end], &from, |b, _, v| {
                 let t = b.repeat(whole, v, usual);
-                rest(b, &t);
-                vec![b.offset(v[0], row_in), b.offset(v[1], row_out)]
+                call(b, code.rest, &t);
+                advance(b, v, &rows)
             });
         }
+    }
+
+    /// Bytes from the first channel to channel `first`, in everything that tiles go through.
+    fn block_offsets(&self, spec: &ConvSpec, first: usize) -> Vec<i64> {
+        let output = self.join.as_ref().map_or(spec.output, |j| j.output);
+        let joined = self.join.as_ref().map(|j| [j.join.residual.bytes() * first, first]);
+        [0, output.dtype.bytes(first)]
+            .into_iter()
+            .chain(joined.into_iter().flatten())
+            .map(|v| v as i64)
+            .collect()
     }
 }
 

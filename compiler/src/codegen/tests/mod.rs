@@ -110,7 +110,6 @@ fn options(triple: &str, cpu: &str) -> Options {
 
 /// Both entry points at every level that runs here, on a few random inputs.
 pub(super) fn check(graph: &IntGraph, rng: &mut Rng) {
-    let memory = memory::plan(graph).expect("plan");
     let inputs: Vec<Vec<Tensor>> =
         (0..2).map(|_| graph.inputs.iter().map(|p| random_tensor(rng, graph.ty(p.node))).collect()).collect();
     let expected: Vec<_> = inputs.iter().map(|x| int::run(graph, x).expect("interpreter")).collect();
@@ -128,6 +127,7 @@ pub(super) fn check(graph: &IntGraph, rng: &mut Rng) {
     let expected_floats = boundary::run_f32(graph, &floats).expect("interpreter");
     for (triple, cpu) in TARGETS {
         let options = options(triple, cpu);
+        let memory = super::arena(graph, &options).expect("plan");
         if !options.target.runs_here() {
             // Verification of the code dominates: one case in four will do.
             if rng.range(0, 3) > 0 {

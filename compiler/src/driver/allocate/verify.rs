@@ -63,7 +63,7 @@ impl Bench<'_> {
     pub fn arena(&self, plan: &BitPlan) -> Result<usize> {
         let q = self.lower(plan)?;
         let options = codegen::Options::new(self.target.clone(), "model");
-        Ok(codegen::plan(&q.graph, &q.memory, &options)?.arena_bytes)
+        Ok(codegen::plan(&q.graph, &codegen::arena(&q.graph, &options)?, &options)?.arena_bytes)
     }
 
     /// Measures each plan: accuracy on `data` (byte for byte the integer interpreter's, by the contract of the compiler),
@@ -91,7 +91,7 @@ impl Bench<'_> {
                 progress::check(progress)?;
                 let q = self.lower(plan)?;
                 let options = codegen::Options::new(self.target.clone(), "model");
-                let jit = codegen::jit(&q.graph, &q.memory, &options)?;
+                let jit = q.jit(&options)?;
                 measured.arena_bytes = jit.arena_bytes();
                 native.push((name.clone(), jit));
                 if runs.is_some() {

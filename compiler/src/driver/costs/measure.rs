@@ -215,7 +215,6 @@ impl Bench<'_> {
     fn compile(&mut self, alone: &Alone) -> Result<Library> {
         let bundle = bundle::compile(Request {
             graph: &alone.graph,
-            memory: &alone.memory,
             levels: std::slice::from_ref(self.target),
             prefix: CName::from_model_name("layer"),
             model_sha256: String::new(),

@@ -9,13 +9,11 @@ use goshawk_ir::{
     DType, Dyadic, IntGraph, IntOp, Layout, NodeId, Operator, QParams, Requant, TensorType, op::int::Rescale,
     verify,
 };
-use goshawk_passes::memory::{self, MemoryPlan};
 
-/// A network with its memory plan.
+/// A network of one layer.
 #[derive(Debug)]
 pub(super) struct Alone {
     pub graph: IntGraph,
-    pub memory: MemoryPlan,
 }
 
 impl Alone {
@@ -24,8 +22,7 @@ impl Alone {
             Some(first) => Error::internal(first),
             None => Error::new(Code::INTERNAL, "a single layer is no valid network"),
         })?;
-        let memory = memory::plan(&graph).map_err(|e| Error::internal(&e))?;
-        Ok(Self { graph, memory })
+        Ok(Self { graph })
     }
 }
 

@@ -9,12 +9,12 @@ use super::{
     regs::{XMM, YMM},
     requantize,
 };
-use crate::ukernel::{Grid, Isa, Rescale, Tile, Weights, rescale::MAGIC};
+use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC};
 use iced_x86::{
     IcedError,
     code_asm::{
-        AsmMemoryOperand, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, byte_ptr, dword_ptr,
-        qword_ptr, registers as r, word_ptr, xmmword_ptr, ymmword_ptr,
+        AsmMemoryOperand, AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, byte_ptr,
+        dword_ptr, qword_ptr, registers as r, word_ptr, xmmword_ptr, ymmword_ptr,
     },
 };
 
@@ -50,11 +50,7 @@ pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
     let mut k = Kernel::new(tile)?;
     k.load_bias()?;
     k.multiply()?;
-    match tile.rescale {
-        Rescale::Float => k.rescale_float()?,
-        Rescale::Integer { short_shift } => k.rescale_integer(short_shift)?,
-    }
-    k.store()?;
+    k.finish()?;
     k.asm.vzeroupper()?;
     k.asm.ret()?;
     k.constants()?;
@@ -73,6 +69,17 @@ struct Constants {
     /// 1.5·2²³ + zero point, and 1.5·2²³; f32.
     magic: CodeLabel,
     magic_bits: CodeLabel,
+    /// Zero point, i32.
+    zero_point: CodeLabel,
+}
+
+/// Where results go, and how.
+#[derive(Clone, Copy)]
+struct Stored {
+    to: AsmRegister64,
+    stride: usize,
+    grid: Grid,
+    clamp: (i32, i32),
 }
 
 struct Kernel<'a> {
@@ -95,6 +102,7 @@ impl<'a> Kernel<'a> {
             hi: label(),
             magic: label(),
             magic_bits: label(),
+            zero_point: label(),
         };
         Ok(Self { asm, tile, c })
     }
@@ -154,6 +162,9 @@ impl<'a> Kernel<'a> {
             Weights::Int8 | Weights::Int4Times16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.ones))?,
             Weights::Int16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.low_bytes))?,
             Weights::Int4Offset { .. } => {}
+        }
+        if tile.join.is_some() {
+            self.asm.mov(r::r11, r::r9)?;
         }
         self.asm.mov(r::r9, r::rdi)?;
         if tile.kernel_rows > 1 {
@@ -270,6 +281,123 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
+    /// From sums to memory.
+    fn finish(&mut self) -> Asm {
+        let tile = self.tile;
+        let mut out = Stored { to: r::rdx, stride: tile.out_stride, grid: tile.grid, clamp: tile.clamp };
+        match (tile.rescale, &tile.join) {
+            (_, Some(join)) => {
+                self.add_residual(join)?;
+                if let Some(second) = join.second {
+                    self.store_sum(out)?;
+                    self.asm.mov(r::rdx, qword_ptr(r::rsp + 8))?;
+                    out = Stored { stride: second.stride, grid: Grid::U8, clamp: second.clamp, ..out };
+                }
+            }
+            (Rescale::Float, None) => self.rescale_float()?,
+            (Rescale::Integer { short_shift }, None) => self.rescale_integer(short_shift)?,
+        }
+        self.store(out)
+    }
+
+    /// A constant of the join, behind the blocks of the vectors.
+    fn join_constant(&self, offset: usize) -> AsmMemoryOperand {
+        let blocks = self.tile.vectors * Isa::Avx2.epilogue_bytes(self.tile.rescale);
+        ymmword_ptr(r::rcx + (blocks + offset) as i32)
+    }
+
+    /// acc ← rescale(n̂) + rescale(residual's x̂) + zero point, where n is the convolution's result.
+    fn add_residual(&mut self, join: &Join) -> Asm {
+        let total = self.accumulators();
+        let (magic, x) = (YMM[total], total + 1);
+        let constant = |at: usize| self.join_constant(at);
+        let (own, lo, hi) = (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
+        let (scale, zero) = (constant(join::RESIDUAL_SCALE), constant(join::RESIDUAL_ZERO));
+        self.asm.vmovups(magic, constant(join::MAGIC_BITS))?;
+        for row in 0..self.tile.rows {
+            for v in 0..self.tile.vectors {
+                let (acc, rescale) = (self.acc(row, v), self.epilogue(v, 32));
+                self.asm.vcvtdq2ps(acc, acc)?;
+                self.asm.vfmadd132ps(acc, magic, rescale)?;
+                self.asm.vsubps(acc, acc, magic)?;
+                if join.clamps {
+                    self.asm.vmaxps(acc, acc, lo)?;
+                    self.asm.vminps(acc, acc, hi)?;
+                }
+                self.asm.vfmadd132ps(acc, magic, own)?;
+                self.residual(join, x, row, v)?;
+                let x = YMM[x];
+                self.asm.vcvtdq2ps(x, x)?;
+                if join.residual == Grid::U8 {
+                    self.asm.vsubps(x, x, zero)?;
+                }
+                self.asm.vfnmadd132ps(x, magic, scale)?;
+                self.asm.vpsubd(acc, acc, x)?;
+            }
+        }
+        if self.tile.zero_point != 0 {
+            let zero_point = YMM[x];
+            self.asm.vpbroadcastd(zero_point, dword_ptr(self.c.zero_point))?;
+            for i in 0..total {
+                self.asm.vpaddd(YMM[i], YMM[i], zero_point)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The residual's elements of a row and vector as i32, read one by one where fewer than eight exist.
+    fn residual(&mut self, join: &Join, x: usize, row: usize, v: usize) -> Asm {
+        let element = join.residual.bytes();
+        let at = r::r11 + (row * join.stride + v * LANES * element) as i32;
+        let lanes = self.tile.columns.saturating_sub(v * LANES).min(LANES);
+        let (low, a) = (XMM[x], &mut self.asm);
+        if lanes == LANES {
+            return match join.residual {
+                Grid::U8 => a.vpmovzxbd(YMM[x], qword_ptr(at)),
+                Grid::I16 => a.vpmovsxwd(YMM[x], xmmword_ptr(at)),
+            };
+        }
+        a.vpxor(low, low, low)?;
+        for i in 0..lanes {
+            let from = at + i * element;
+            match join.residual {
+                Grid::U8 => a.vpinsrb(low, low, byte_ptr(from), i as u32)?,
+                Grid::I16 => a.vpinsrw(low, low, word_ptr(from), i as u32)?,
+            }
+        }
+        match join.residual {
+            Grid::U8 => a.vpmovzxbd(YMM[x], low),
+            Grid::I16 => a.vpmovsxwd(YMM[x], low),
+        }
+    }
+
+    /// Clamps and stores the sums as i16, and rescales them to the second result.
+    fn store_sum(&mut self, out: Stored) -> Asm {
+        let total = self.accumulators();
+        let [lo, hi, scale, bits, second] =
+            [join::LO, join::HI, join::SECOND_SCALE, join::MAGIC_BITS, join::SECOND_MAGIC]
+                .map(|at| self.join_constant(at));
+        for i in 0..total {
+            self.asm.vpmaxsd(YMM[i], YMM[i], lo)?;
+            self.asm.vpminsd(YMM[i], YMM[i], hi)?;
+        }
+        for first in (0..total).step_by(2) {
+            let packed = YMM[total];
+            self.asm.vpackssdw(packed, YMM[first], YMM[(first + 1).min(total - 1)])?;
+            self.asm.vpermq(packed, packed, 0b11_01_10_00)?;
+            self.store_pieces(out, first..total.min(first + 2), total)?;
+        }
+        let magic = YMM[total];
+        self.asm.vmovups(magic, second)?;
+        for i in 0..total {
+            let acc = YMM[i];
+            self.asm.vcvtdq2ps(acc, acc)?;
+            self.asm.vfmadd132ps(acc, magic, scale)?;
+            self.asm.vpsubd(acc, acc, bits)?;
+        }
+        Ok(())
+    }
+
     /// acc ← round(acc · M/2^e) + zero point, by one fused multiply-add (`ukernel::rescale`).
     fn rescale_float(&mut self) -> Asm {
         let total = self.accumulators();
@@ -301,16 +429,16 @@ impl<'a> Kernel<'a> {
     }
 
     /// Narrows with saturation (monotone, so it does not change the clamped result), clamps, stores.
-    fn store(&mut self) -> Asm {
+    fn store(&mut self, out: Stored) -> Asm {
         let total = self.accumulators();
-        let per_group = match self.tile.grid {
+        let per_group = match out.grid {
             Grid::U8 => 4,
             Grid::I16 => 2,
         };
         for first in (0..total).step_by(per_group) {
             let x = |i: usize| YMM[(first + i).min(total - 1)];
             self.asm.vpackssdw(x(0), x(0), x(1))?;
-            match self.tile.grid {
+            match out.grid {
                 Grid::U8 => {
                     if first + 2 < total {
                         self.asm.vpackssdw(x(2), x(2), x(3))?;
@@ -321,10 +449,10 @@ impl<'a> Kernel<'a> {
                     // Lane l holds 4 bytes of each vector; wanted: 8 of the first, 8 of the second, …
                     self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.order))?;
                     self.asm.vpermd(x(0), YMM[15], x(0))?;
-                    if self.tile.clamp.0 > 0 {
+                    if out.clamp.0 > 0 {
                         self.asm.vpmaxub(x(0), x(0), ymmword_ptr(self.c.lo))?;
                     }
-                    if self.tile.clamp.1 < 255 {
+                    if out.clamp.1 < 255 {
                         self.asm.vpminub(x(0), x(0), ymmword_ptr(self.c.hi))?;
                     }
                 }
@@ -334,32 +462,38 @@ impl<'a> Kernel<'a> {
                     self.asm.vpminsw(x(0), x(0), ymmword_ptr(self.c.hi))?;
                 }
             }
-            let end = total.min(first + per_group);
-            let piece = LANES * self.tile.grid.bytes();
-            let low = XMM[first];
-            let high = if (end - first) * piece > 16 {
-                // The zero register of the pack above is free again.
-                self.asm.vextracti128(XMM[15], x(0), 1)?;
-                XMM[15]
-            } else {
-                low
-            };
-            for i in first..end {
-                let (row, vector) = (i / self.tile.vectors, i % self.tile.vectors);
-                let exist =
-                    self.tile.columns.saturating_sub(vector * LANES).min(LANES) * self.tile.grid.bytes();
-                let position = (i - first) * piece;
-                let source = if position < 16 { low } else { high };
-                let at = (row * self.tile.out_stride + vector * piece) as i32;
-                self.store_piece(source, position % 16, exist, at)?;
-            }
+            self.store_pieces(out, first..total.min(first + per_group), first)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the results of some accumulators, which lie one behind the other in register `packed`.
+    fn store_pieces(&mut self, out: Stored, which: std::ops::Range<usize>, packed: usize) -> Asm {
+        let piece = LANES * out.grid.bytes();
+        let low = XMM[packed];
+        let high = XMM[15];
+        if which.len() * piece > 16 {
+            self.asm.vextracti128(high, YMM[packed], 1)?;
+        }
+        for i in which.clone() {
+            let (row, vector) = (i / self.tile.vectors, i % self.tile.vectors);
+            let exist = self.tile.columns.saturating_sub(vector * LANES).min(LANES) * out.grid.bytes();
+            let position = (i - which.start) * piece;
+            let source = if position < 16 { low } else { high };
+            let at = out.to + (row * out.stride + vector * piece) as i32;
+            self.store_piece(source, position % 16, exist, at)?;
         }
         Ok(())
     }
 
     /// Stores `bytes` bytes of `source` from byte `from`, 0 or 8.
-    fn store_piece(&mut self, source: AsmRegisterXmm, from: usize, bytes: usize, at: i32) -> Asm {
-        let to = r::rdx + at;
+    fn store_piece(
+        &mut self,
+        source: AsmRegisterXmm,
+        from: usize,
+        bytes: usize,
+        to: AsmMemoryOperand,
+    ) -> Asm {
         let a = &mut self.asm;
         match (bytes, from) {
             (16, _) => return a.vmovdqu(xmmword_ptr(to), source),
@@ -377,7 +511,7 @@ impl<'a> Kernel<'a> {
             if (bytes - done) & size == 0 {
                 continue;
             }
-            let to = r::rdx + (at + done as i32);
+            let to = to + done;
             match size {
                 4 => a.mov(dword_ptr(to), r::eax)?,
                 2 => a.mov(word_ptr(to), r::ax)?,
@@ -391,12 +525,16 @@ impl<'a> Kernel<'a> {
 
     fn constants(&mut self) -> Asm {
         let words = |v: i32| (v as i16).to_le_bytes().repeat(16);
-        let bound = |v: i32| match self.tile.grid {
+        let (grid, clamp) = match self.tile.join.as_ref().and_then(|j| j.second) {
+            Some(second) => (Grid::U8, second.clamp),
+            None => (self.tile.grid, self.tile.clamp),
+        };
+        let bound = |v: i32| match grid {
             Grid::U8 => vec![v as u8; 32],
             Grid::I16 => words(v),
         };
         let order: Vec<u8> = (0..8u32).flat_map(|i| ((i % 2) * 4 + i / 2).to_le_bytes()).collect();
-        let (lo, hi) = (bound(self.tile.clamp.0), bound(self.tile.clamp.1));
+        let (lo, hi) = (bound(clamp.0), bound(clamp.1));
         let c = &mut self.c;
         for (label, bytes) in [
             (&mut c.ones, words(1)),
@@ -408,6 +546,7 @@ impl<'a> Kernel<'a> {
             (&mut c.hi, hi),
             (&mut c.magic, (MAGIC + self.tile.zero_point as f32).to_le_bytes().to_vec()),
             (&mut c.magic_bits, MAGIC.to_le_bytes().to_vec()),
+            (&mut c.zero_point, self.tile.zero_point.to_le_bytes().to_vec()),
         ] {
             self.asm.set_label(label)?;
             self.asm.db(&bytes)?;

@@ -227,7 +227,7 @@ impl<'a> Kernel<'a> {
         };
         match (tile.rescale, &tile.join) {
             (_, Some(join)) => {
-                self.sum(join)?;
+                self.add_residual(join)?;
                 if let Some(second) = join.second {
                     self.store_sum()?;
                     self.asm.mov(r::rdx, qword_ptr(r::rsp + 8))?;
@@ -268,11 +268,10 @@ impl<'a> Kernel<'a> {
     }
 
     /// acc ← rescale(n̂) + rescale(residual's x̂), where n is the convolution's result.
-    fn sum(&mut self, join: &Join) -> Asm {
+    fn add_residual(&mut self, join: &Join) -> Asm {
         let [magic, x, ..] = *self.free() else { return Ok(()) };
         let constant = |at: usize| self.join_constant(at);
-        let (own, lo, hi) =
-            (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
+        let (own, lo, hi) = (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
         let (scale, zero) = (constant(join::RESIDUAL_SCALE), constant(join::RESIDUAL_ZERO));
         self.asm.vbroadcastss(magic, self.join_scalar(join::MAGIC_BITS))?;
         for row in 0..self.tile.rows {
