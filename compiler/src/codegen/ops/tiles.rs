@@ -558,6 +558,18 @@ impl TilePlan {
         spec.kernel[0] * self.run(spec) * block.vectors * self.isa.lanes() * bits / 8
     }
 
+    /// Whether all blocks of channels are computed for one tile's pixels before the next: results that exceed the second-level
+    /// cache are then written (and a residual read) line after line, at the price of reading the weights anew for
+    /// each tile, which must be few.
+    fn interleaved(&self, spec: &ConvSpec) -> bool {
+        const WEIGHTS: usize = 128 << 10;
+        const RESULTS: usize = 512 << 10;
+        let results: usize =
+            self.pixel_steps(spec).iter().map(|bytes| bytes * self.rows * self.columns).sum();
+        let alike = self.blocks.windows(2).all(|b| b[0].pixels == b[1].pixels);
+        alike && self.long_row && spec.weights.len() <= WEIGHTS && results > RESULTS
+    }
+
     /// How threads share the layer. Several images that go through one scratch area, or in different rows, are not
     /// shared.
     fn shared(&self, spec: &ConvSpec) -> Option<Shared> {
@@ -692,24 +704,31 @@ impl TilePlan {
         let index = |b: &mut Fb<'_>, at: &[Value], count: Value, steps: &[i64]| -> Vec<Value> {
             at.iter().zip(steps).map(|(v, step)| b.index(*v, count, *step)).collect()
         };
-        for (code, range) in blocks.iter().zip(&parts.blocks) {
-            let starts = self.block_offsets(spec, code.block.first);
+        // Block by block, or all blocks for each tile's pixels.
+        let together = if self.interleaved(spec) { blocks.len() } else { 1 };
+        for (group, ranges) in blocks.chunks(together).zip(parts.blocks.chunks(together)) {
+            let (Some(first), Some(range)) = (group.first(), ranges.first()) else { continue };
+            let starts = self.block_offsets(spec, first.block.first);
             let images = advance(b, images, &starts);
-            let pixels = code.block.pixels;
+            let pixels = first.block.pixels;
             let tile_in = match self.lines {
                 1 => pixels * spec.window.stride[1] * channels,
                 lines => lines * row_in,
             };
             let steps = by_pixels(tile_in, pixels);
-            let call = |b: &mut Fb<'_>, leaf: Option<FuncRef>, t: &[Value]| {
-                if let Some(leaf) = leaf {
-                    let mut arguments = vec![t[0], code.weights, t[1], code.epilogue, sums];
-                    arguments.extend(&t[2..]);
-                    b.ins().call(leaf, &arguments);
+            let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
+                for code in group {
+                    if let Some(leaf) = leaf(code) {
+                        let offsets = self.block_offsets(spec, code.block.first - first.block.first);
+                        let t = advance(b, t, &offsets);
+                        let mut arguments = vec![t[0], code.weights, t[1], code.epilogue, sums];
+                        arguments.extend(&t[2..]);
+                        b.ins().call(leaf, &arguments);
+                    }
                 }
             };
             let usual = |b: &mut Fb<'_>, t: &[Value]| {
-                call(b, code.usual, t);
+                call(b, t, |code| code.usual);
                 advance(b, t, &steps)
             };
             let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
@@ -719,7 +738,7 @@ impl TilePlan {
                 let tiles = b.int(I64, whole as i64);
                 let stop = b.ins().smin(end, tiles);
                 b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
-                if code.rest.is_some() {
+                if first.rest.is_some() {
                     // The shorter tile is the last one: it belongs to the range that ends behind it.
                     let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
                     let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
@@ -729,7 +748,7 @@ impl TilePlan {
                     b.branch(
                         last,
                         |b| {
-                            call(b, code.rest, &from);
+                            call(b, &from, |code| code.rest);
                             vec![]
                         },
                         |_| vec![],
@@ -740,7 +759,7 @@ impl TilePlan {
             let from = index(b, &images, begin, &rows);
             b.repeat_range([begin, end], &from, |b, _, v| {
                 let t = b.repeat(whole, v, usual);
-                call(b, code.rest, &t);
+                call(b, &t, |code| code.rest);
                 advance(b, v, &rows)
             });
         }
