@@ -65,7 +65,7 @@ pub(super) fn joined(graph: &IntGraph, join: &Join, spec: &ConvSpec) -> Option<t
     let bounds = (spec.output.lo - spec.output.zero_point, spec.output.hi - spec.output.zero_point);
     let largest = (0..spec.channels).map(|c| {
         let dyadic = spec.requant.dyadic(c);
-        (i128::from(spec.bound(c)) * i128::from(dyadic.mult) >> dyadic.shift) + 1
+        ((i128::from(spec.bound(c)) * i128::from(dyadic.mult)) >> dyadic.shift) + 1
     });
     let clamps = largest.max().is_none_or(|n| n > i128::from(bounds.1) || -n < i128::from(bounds.0));
     Some(tiles::Joined {
