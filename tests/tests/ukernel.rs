@@ -90,6 +90,7 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         }
         Grid::I16 => (0, r.pick(&[(-32767, 32767), (0, 32767), (-100, 3000)])),
     };
+    let out_line = r.pick(&[rows, rows, rows.div_ceil(2), 1]);
     let mut tile = Tile {
         weights,
         grid,
@@ -104,6 +105,8 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
         prefetch: r.pick(&[0, 4096]),
         kernel_row_stride,
         out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
+        out_line,
+        out_width: out_line + r.below(3),
         zero_point,
         clamp,
         rescale,
@@ -180,9 +183,9 @@ fn expected(case: &Case) -> [Vec<i32>; 2] {
 
 /// Values as they lie in memory, `stride` bytes from one pixel to the next.
 fn laid_out(t: &Tile, grid: Grid, stride: usize, values: &[i32]) -> Vec<u8> {
-    let mut bytes = vec![0xA5; (t.rows - 1) * stride + t.columns * grid.bytes()];
+    let mut bytes = vec![0xA5; t.result(t.rows - 1) * stride + t.columns * grid.bytes()];
     for (i, v) in values.iter().enumerate() {
-        let at = i / t.columns * stride + i % t.columns * grid.bytes();
+        let at = t.result(i / t.columns) * stride + i % t.columns * grid.bytes();
         bytes[at..at + grid.bytes()].copy_from_slice(&v.to_le_bytes()[..grid.bytes()]);
     }
     bytes

@@ -177,10 +177,15 @@ impl<M: Module> Emitter<M> {
 
     /// A leaf of five pointers under the contract of `crate::ukernel`, shared where equal code exists already.
     pub fn shared_leaf(&mut self, label: &str, code: Vec<u8>) -> Result<FuncId> {
+        self.shared_leaf_of(label, 5, code)
+    }
+
+    /// The same with another number of parameters, of which equal code has equally many.
+    pub fn shared_leaf_of(&mut self, label: &str, params: usize, code: Vec<u8>) -> Result<FuncId> {
         if let Some(id) = self.leaves.get(&code) {
             return Ok(*id);
         }
-        let id = self.leaf(&format!("{label}_{}", self.leaves.len()), 5, &[], &code)?;
+        let id = self.leaf(&format!("{label}_{}", self.leaves.len()), params, &[], &code)?;
         self.leaves.insert(code, id);
         Ok(id)
     }

@@ -8,7 +8,7 @@ use super::{
         elementwise::{self, Source},
         movement, nonlinear,
         rescale::Output,
-        tiles, window,
+        tiles, window, winograd,
     },
     parallel::{self, Caller, LayerFn},
     plan::{ConvChoice, KernelPlan, output},
@@ -194,7 +194,7 @@ impl Model<'_> {
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
             places.push(to);
-            if matches!(self.plan.convs.get(id), Some(ConvChoice::Tiles(..))) {
+            if matches!(self.plan.convs.get(id), Some(ConvChoice::Tiles(..) | ConvChoice::Winograd(..))) {
                 places.push(Place::Arena(self.scratch));
             }
             places.extend(more);
@@ -233,6 +233,10 @@ impl Model<'_> {
     ) -> Result<Call> {
         let units = call.function.units;
         let most = if self.options.share_all { units } else { parallel::tasks(units, nanoseconds) };
+        let most = match call.function.private {
+            0 => most,
+            bytes => most.min(parallel::private_areas(bytes)),
+        };
         if most >= 2 {
             let task = parallel::task(em, name, call.function, |em, b, tables| {
                 self.addresses(em, b, tables, &call)
@@ -347,6 +351,7 @@ impl Model<'_> {
                 Some(ConvChoice::Tiles(spec, plan)) => {
                     tiles::define(em, &mut kernels.tiles, name, spec, plan)?
                 }
+                Some(ConvChoice::Winograd(spec, plan)) => winograd::define(em, name, spec, plan)?,
                 Some(ConvChoice::DepthwiseRows(spec, plan)) => {
                     depthwise::define(em, &mut kernels.tiles, name, spec, plan)?
                 }

@@ -24,9 +24,16 @@ pub(crate) struct LayerFn {
     pub id: FuncId,
     /// Units that `begin` and `end` count; 0 for a function that has no such parameters.
     pub units: usize,
+    /// Bytes of the scratch area that every task has for itself; 0 where tasks share it, or need none.
+    pub private: usize,
 }
 
 impl LayerFn {
+    /// A function of a range of `units`, whose tasks share the scratch area if there is one.
+    pub fn new(id: FuncId, units: usize) -> Self {
+        Self { id, units, private: 0 }
+    }
+
     /// Calls it for all units.
     pub fn call<M: Module>(&self, em: &mut Emitter<M>, b: &mut Fb<'_>, mut arguments: Vec<Value>) {
         if self.units > 0 {
@@ -39,8 +46,20 @@ impl LayerFn {
 impl From<FuncId> for LayerFn {
     /// A function that computes the whole layer.
     fn from(id: FuncId) -> Self {
-        Self { id, units: 0 }
+        Self::new(id, 0)
     }
+}
+
+/// Operand of a convolution that is its scratch area.
+const SCRATCH: usize = 2;
+
+/// Bytes of the scratch area that tasks with areas of their own may take together, unless two need more.
+const PRIVATE_BYTES: usize = 2 << 20;
+
+/// Most tasks of a layer whose tasks need that many bytes of scratch each.
+pub(crate) const fn private_areas(bytes: usize) -> usize {
+    let most = PRIVATE_BYTES / if bytes == 0 { 1 } else { bytes };
+    if most < 2 { 2 } else { most }
 }
 
 /// A task costs the caller one to two microseconds (waking, barrier, results that lie in the other core's cache); it
@@ -167,6 +186,11 @@ pub(crate) fn task<M: Module>(
     em.function(&format!("{name}_task"), Linkage::Local, Level::Speed, 2, &[], |em, b, p| {
         let share = Share::new(b, p[0], p[1], layer.units);
         let mut arguments = addresses(em, b, share.tables);
+        if layer.private > 0
+            && let Some(scratch) = arguments.get_mut(SCRATCH)
+        {
+            *scratch = b.index(*scratch, p[1], layer.private as i64);
+        }
         arguments.extend([share.begin, share.end]);
         em.call(b, layer.id, &arguments);
         b.ins().return_(&[]);

@@ -7,8 +7,9 @@ use super::{
         gemm::{Kind, Weights},
         pool::{PoolPlan, PoolSpec},
         rescale::{Output, Scheme},
-        tiles::{self, TilePlan},
+        tiles::{self, Joined, TilePlan},
         window::DepthwisePlan,
+        winograd::{self, WinogradPlan},
     },
     parallel,
     target::Target,
@@ -39,9 +40,20 @@ pub struct LayerReport {
     pub macs: u64,
     /// Why the layer is off the fastest path of the target.
     pub why: Option<String>,
+    /// Winograd instead of a direct convolution: why, or why not, where the layer's shape allows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub winograd: Option<String>,
     /// Shape by which tuning knows a layer of tiles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tiles: Option<String>,
+}
+
+impl LayerReport {
+    /// What there is to say about the choice of the kernel, for tables.
+    pub fn remark(&self) -> String {
+        let winograd = self.winograd.as_ref().map(|w| format!("winograd: {w}"));
+        self.why.clone().or(winograd).unwrap_or_default()
+    }
 }
 
 /// Kernels of all layers in execution order.
@@ -66,6 +78,7 @@ pub struct KernelPlan {
 pub(crate) enum ConvChoice {
     Gemm(ConvSpec, GemmPlan),
     Tiles(ConvSpec, TilePlan),
+    Winograd(ConvSpec, WinogradPlan),
     DepthwiseRows(ConvSpec, RowPlan),
     Depthwise(ConvSpec),
 }
@@ -99,6 +112,7 @@ pub(crate) fn plan(
             activation_bits: types.first().and_then(|t| t.quant.as_ref()).map(|q| q.bits),
             macs: 0,
             why: None,
+            winograd: None,
             tiles: None,
         };
         match &node.op {
@@ -137,12 +151,21 @@ pub(crate) fn plan(
                     }
                 } else {
                     let joined = join.and_then(|j| join::joined(graph, j, &spec));
-                    match tiles::plan(&spec, target, tuning, joined) {
-                        Ok(plan) => {
-                            report.kernel = plan.name();
-                            report.tiles = Some(plan.shape.clone());
-                            scratch = scratch.max(plan.scratch);
-                            ConvChoice::Tiles(spec, plan)
+                    match tiles::plan(&spec, target, tuning, joined.clone()) {
+                        Ok(direct) => {
+                            report.tiles = Some(direct.shape.clone());
+                            match faster(&spec, target, tuning, &direct, joined, &mut report) {
+                                Some(plan) => {
+                                    report.kernel = plan.name();
+                                    scratch = scratch.max(plan.scratch(&spec));
+                                    ConvChoice::Winograd(spec, plan)
+                                }
+                                None => {
+                                    report.kernel = direct.name();
+                                    scratch = scratch.max(direct.scratch);
+                                    ConvChoice::Tiles(spec, direct)
+                                }
+                            }
                         }
                         Err(_) if join.is_some() => {
                             let broken =
@@ -197,6 +220,33 @@ pub(crate) fn plan(
     let scratch_bytes = scratch.next_multiple_of(64);
     let arena_bytes = memory.arena_bytes.next_multiple_of(64) + scratch_bytes;
     Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, pools, work, order })
+}
+
+/// Winograd for a layer that could have the `direct` tiles, if it is exact and faster; the report says why or why not.
+fn faster(
+    spec: &ConvSpec,
+    target: &Target,
+    tuning: &Tuning,
+    direct: &TilePlan,
+    joined: Option<Joined>,
+    report: &mut LayerReport,
+) -> Option<WinogradPlan> {
+    let choice = tuning.choice(&direct.shape);
+    match winograd::plan(spec, target, choice.filter(|c| c.winograd), joined) {
+        Ok(plan) => {
+            let (faster, words) = plan.beats(direct);
+            let (faster, words) = match choice {
+                Some(choice) => (choice.winograd, "chosen by measurement".into()),
+                None => (faster, words),
+            };
+            report.winograd = Some(words);
+            faster.then_some(plan)
+        }
+        Err(why) => {
+            report.winograd = why;
+            None
+        }
+    }
 }
 
 /// The row kernels of a pool, if it can have them.

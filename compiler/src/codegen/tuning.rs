@@ -12,8 +12,12 @@ use std::collections::BTreeMap;
 pub struct TileChoice {
     /// Vectors of output channels of the widest tile.
     pub vectors: usize,
-    /// Rows of the image in a tile; as many as fit, if that is less.
+    /// Rows of the image in a tile; as many as fit, if that is less. Of Winograd, rows of tiles in a section: where the
+    /// image has no more, the order is by channels.
     pub lines: usize,
+    /// Winograd instead of a direct convolution, where it is exact.
+    #[serde(default)]
+    pub winograd: bool,
 }
 
 /// Choices by layer shape ([`super::LayerReport::tiles`]).

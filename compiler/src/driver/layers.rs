@@ -229,7 +229,7 @@ fn layers(
         let gmacs = macs as f64 / (us.max(1e-3) * 1e3);
         Layer {
             kernel: report.map_or_else(|| step.op.clone(), |r| r.kernel.clone()),
-            why: report.and_then(|r| r.why.clone()),
+            why: report.map(|r| r.remark()).filter(|r| !r.is_empty()),
             macs,
             us,
             min_us: times[0],

@@ -201,7 +201,7 @@ fn measure(models: &[JitModel], inputs: &[Tensor], progress: &dyn Progress) -> R
 mod tests {
     use super::*;
 
-    const TALL: TileChoice = TileChoice { vectors: 2, lines: 1 };
+    const TALL: TileChoice = TileChoice { vectors: 2, lines: 1, winograd: false };
 
     fn measured(rule: f64, tall: f64) -> Vec<Measured> {
         vec![Measured { tiles: None, us: rule }, Measured { tiles: Some(TALL), us: tall }]

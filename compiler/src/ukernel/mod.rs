@@ -34,6 +34,7 @@ pub mod probe;
 pub mod rescale;
 pub mod row;
 pub mod tile;
+pub mod winograd;
 pub mod x64;
 
 pub use depthwise::Depthwise;

@@ -81,6 +81,10 @@ pub struct Tile {
     pub kernel_row_stride: usize,
     /// Output bytes from one output pixel to the next.
     pub out_stride: usize,
+    /// Output pixels of one line of the result; the tile may span several.
+    pub out_line: usize,
+    /// Pixels of the result from one line's first to the next one's.
+    pub out_width: usize,
     /// Zero point of the output.
     pub zero_point: i32,
     /// Clamp of the output.
@@ -95,6 +99,11 @@ impl Tile {
     /// Activation bytes from the first output pixel to pixel `row`.
     pub const fn pixel(&self, row: usize) -> usize {
         row / self.line * self.line_stride + row % self.line * self.row_stride
+    }
+
+    /// Where pixel `row` is in the result, counted in pixels from the first.
+    pub const fn result(&self, row: usize) -> usize {
+        row / self.out_line * self.out_width + row % self.out_line
     }
 
     /// Bytes of K: kernel rows × run.

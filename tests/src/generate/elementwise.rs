@@ -52,7 +52,7 @@ impl Builder {
         if self.random.chance(70) { self.requant_any(sum) } else { Some(sum) }
     }
 
-    fn sum(&mut self, operands: [NodeId; 2], ty: TensorType, subtract: usize) -> NodeId {
+    pub(super) fn sum(&mut self, operands: [NodeId; 2], ty: TensorType, subtract: usize) -> NodeId {
         let sizes = operands.map(|o| rms(self.graph.ty(o)));
         let (lo, hi) = self.clamp(&ty);
         let op = IntOp::Add(Add {

@@ -5,9 +5,11 @@
 //! expected size of accumulators, times a random power of two.
 mod elementwise;
 mod layers;
+mod narrow;
 mod random;
 mod shapes;
 
+pub use narrow::narrow_convolution;
 pub use random::Random;
 
 use goshawk_ir::{

@@ -233,7 +233,7 @@ fn human(r: &Report, explain: bool) -> String {
                 bits(l.activation_bits),
                 output::count(l.macs),
                 l.kernel.clone(),
-                l.why.clone().unwrap_or_default(),
+                l.remark(),
             ]
         };
         for (isa, layers) in r.isa.iter().zip(std::iter::once(&r.layers).chain(&r.fallbacks)) {

@@ -112,5 +112,5 @@ pub(crate) fn blocks<M: Module>(
         b.ins().return_(&[]);
         Ok(())
     })?;
-    Ok(LayerFn { id, units })
+    Ok(LayerFn::new(id, units))
 }

@@ -242,7 +242,7 @@ fn by_leaf<M: Module>(
         b.ins().return_(&[]);
         Ok(())
     })?;
-    Ok(LayerFn { id, units: outer.count })
+    Ok(LayerFn::new(id, outer.count))
 }
 
 /// The assembled kernel of the innermost dimension, where there is one that is exact and worth its call.

@@ -15,3 +15,4 @@ pub(crate) mod rows;
 mod tile_shape;
 pub(crate) mod tiles;
 pub(crate) mod window;
+pub(crate) mod winograd;

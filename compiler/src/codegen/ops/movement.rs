@@ -139,7 +139,7 @@ fn function<M: Module>(em: &mut Emitter<M>, name: &str, all: &[Option<Runs>]) ->
         b.ins().return_(&[]);
         Ok(())
     })?;
-    Ok(LayerFn { id, units })
+    Ok(LayerFn::new(id, units))
 }
 
 fn byte_strides(shape: &Shape, dtype: DType) -> Vec<i64> {

@@ -122,7 +122,7 @@ impl Rows {
             b.ins().return_(&[]);
             Ok(())
         })?;
-        Ok(LayerFn { id, units: images * self.out[0] })
+        Ok(LayerFn::new(id, images * self.out[0]))
     }
 
     /// Offset of the constants of a row's class.

@@ -13,7 +13,7 @@
 //! Threads share a layer along its pixels (each reads all weights) or, where the weights are larger than the image, block
 //! by block (each reads all pixels). A thread copies the rows that its own tiles read; rows that two of them read are
 //! written twice with the same bytes, so that no barrier is needed between copying and multiplying.
-use super::{conv::ConvSpec, rescale::Output, tile_shape::Work};
+use super::{conv::ConvSpec, rescale::Output, tile_shape::Work, winograd};
 use crate::{
     Result,
     codegen::{
@@ -59,6 +59,8 @@ pub(crate) struct TilePlan {
     bounds: Vec<i64>,
     /// The residual sum that follows.
     join: Option<Joined>,
+    /// Modelled cycles for one image.
+    pub cycles: f64,
 }
 
 /// A residual sum in the epilogue of a layer's tiles.
@@ -90,7 +92,7 @@ pub(crate) fn plan(
 ) -> std::result::Result<TilePlan, Option<String>> {
     let isa = choose_isa(target)?;
     let shape = shape(spec, isa);
-    let choice = tuning.choice(&shape).filter(|c| isa.vectors().contains(&c.vectors));
+    let choice = tuning.choice(&shape).filter(|c| !c.winograd && isa.vectors().contains(&c.vectors));
     possible(spec)?;
     let [n, h, w, c] = spec.input;
     let copied = spec.window.pads != [0; 4] || !(spec.kernel[1] * c).is_multiple_of(4);
@@ -126,6 +128,7 @@ pub(crate) fn plan(
         channels,
         bounds,
         join,
+        cycles: 0.0,
     };
     plan.choose_blocks(spec, choice);
     plan.scratch = if copied { image.iter().product::<usize>() + SLACK } else { 0 };
@@ -159,7 +162,9 @@ pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
     let widths = choose_isa(target).map_or(&[][..], Isa::vectors);
     // One row, and as many as fit.
     let heights = [1, 1 << 16];
-    widths.iter().flat_map(|v| heights.map(|lines| TileChoice { vectors: *v, lines })).collect()
+    let direct =
+        widths.iter().flat_map(|v| heights.map(|lines| TileChoice { vectors: *v, lines, winograd: false }));
+    direct.chain(winograd::choices(target)).collect()
 }
 
 /// What decides the time of a layer.
@@ -175,7 +180,7 @@ fn shape(spec: &ConvSpec, isa: Isa) -> String {
     )
 }
 
-fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<String>> {
+pub(super) fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<String>> {
     let has = |features: &[&str]| features.iter().all(|f| target.has(f));
     if has(&["avx512vnni", "avx512bw", "avx512dq", "avx512vl"]) {
         Ok(Isa::Vnni512)
@@ -302,7 +307,7 @@ pub(crate) fn define<M: Module>(
         b.ins().return_(&[]);
         Ok(())
     })?;
-    Ok(LayerFn { id, units: shared.map_or(0, |s| s.units(plan)) })
+    Ok(LayerFn::new(id, shared.map_or(0, |s| s.units(plan))))
 }
 
 /// How threads share a layer of one image.
@@ -402,8 +407,8 @@ impl TilePlan {
                 }
             }
         }
-        if let Some((_, lines, blocks)) = best {
-            (self.lines, self.blocks) = (lines, blocks);
+        if let Some((cycles, lines, blocks)) = best {
+            (self.cycles, self.lines, self.blocks) = (cycles, lines, blocks);
         }
     }
 
@@ -488,6 +493,8 @@ impl TilePlan {
             prefetch: self.prefetch(spec, block),
             kernel_row_stride: spec.window.dilation[0] * width * channels,
             out_stride: spec.pitch,
+            out_line: pixels,
+            out_width: 0,
             zero_point: output.zero_point,
             clamp: (output.lo, output.hi),
             rescale: self.rescale,

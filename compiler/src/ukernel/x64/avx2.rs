@@ -348,7 +348,7 @@ impl<'a> Kernel<'a> {
     /// The residual's elements of a row and vector as i32, read one by one where fewer than eight exist.
     fn residual(&mut self, join: &Join, x: usize, row: usize, v: usize) -> Asm {
         let element = join.residual.bytes();
-        let at = r::r11 + (row * join.stride + v * LANES * element) as i32;
+        let at = r::r11 + (self.tile.result(row) * join.stride + v * LANES * element) as i32;
         let lanes = self.tile.columns.saturating_sub(v * LANES).min(LANES);
         let (low, a) = (XMM[x], &mut self.asm);
         if lanes == LANES {
@@ -480,7 +480,7 @@ impl<'a> Kernel<'a> {
             let exist = self.tile.columns.saturating_sub(vector * LANES).min(LANES) * out.grid.bytes();
             let position = (i - which.start) * piece;
             let source = if position < 16 { low } else { high };
-            let at = out.to + (row * out.stride + vector * piece) as i32;
+            let at = out.to + (self.tile.result(row) * out.stride + vector * piece) as i32;
             self.store_piece(source, position % 16, exist, at)?;
         }
         Ok(())

@@ -12,3 +12,4 @@ mod requantize;
 mod row;
 pub mod vector;
 pub mod vnni512;
+pub mod winograd;

@@ -37,10 +37,7 @@ pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
     k.load_bias()?;
     k.multiply()?;
     k.finish()?;
-    k.asm.vzeroupper()?;
-    k.asm.ret()?;
-    k.constants()?;
-    k.asm.assemble(0)
+    k.code()
 }
 
 /// Where results go, and how.
@@ -64,9 +61,10 @@ impl Stored {
     }
 }
 
-struct Kernel<'a> {
-    asm: CodeAssembler,
-    tile: &'a Tile,
+/// A kernel that is being assembled. Whatever fills the accumulators, the rest is the same.
+pub(super) struct Kernel<'a> {
+    pub asm: CodeAssembler,
+    pub tile: &'a Tile,
     permutation: CodeLabel,
     /// 1.5·2²³ + zero point, f32.
     magic: CodeLabel,
@@ -75,7 +73,7 @@ struct Kernel<'a> {
 }
 
 impl<'a> Kernel<'a> {
-    fn new(tile: &'a Tile) -> Result<Self, IcedError> {
+    pub fn new(tile: &'a Tile) -> Result<Self, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
         let (permutation, magic) = (asm.create_label(), asm.create_label());
         let bounds = [asm.create_label(), asm.create_label(), asm.create_label()];
@@ -86,7 +84,8 @@ impl<'a> Kernel<'a> {
         self.tile.rows * self.tile.vectors
     }
 
-    fn acc(&self, row: usize, vector: usize) -> AsmRegisterZmm {
+    /// Accumulator of a pixel and a vector of channels.
+    pub fn acc(&self, row: usize, vector: usize) -> AsmRegisterZmm {
         ZMM[row * self.tile.vectors + vector]
     }
 
@@ -215,8 +214,9 @@ impl<'a> Kernel<'a> {
         self.asm.vpandd(low, low, mask)
     }
 
-    /// From accumulators to memory.
-    fn finish(&mut self) -> Asm {
+    /// From accumulators to memory: `rdx` = result, `rcx` = epilogue; of a join `r11` = residual, and the second result's
+    /// address on the stack, which replaces `rdx`. Writes `rax` and masks.
+    pub fn finish(&mut self) -> Asm {
         let tile = self.tile;
         let mut out = Stored {
             to: r::rdx,
@@ -250,6 +250,14 @@ impl<'a> Kernel<'a> {
             Grid::U8 => self.store_u8(out),
             Grid::I16 => self.store_i16(out),
         }
+    }
+
+    /// Return, constants, machine code.
+    pub fn code(mut self) -> Result<Vec<u8>, IcedError> {
+        self.asm.vzeroupper()?;
+        self.asm.ret()?;
+        self.constants()?;
+        self.asm.assemble(0)
     }
 
     /// A constant of the join, in every lane.
@@ -286,7 +294,8 @@ impl<'a> Kernel<'a> {
                 }
                 self.asm.vfmadd132ps(acc, magic, own)?;
                 let lanes = self.tile.columns.saturating_sub(v * 16).min(16);
-                let at = r::r11 + (row * join.stride + v * 16 * join.residual.bytes()) as i32;
+                let at =
+                    r::r11 + (self.tile.result(row) * join.stride + v * 16 * join.residual.bytes()) as i32;
                 let to = if lanes == 16 { x } else { self.partial(lanes, x)? };
                 match join.residual {
                     Grid::U8 => self.asm.vpmovzxbd(to, xmmword_ptr(at))?,
@@ -323,7 +332,7 @@ impl<'a> Kernel<'a> {
                 self.asm.vpmaxsd(acc, acc, lo)?;
                 self.asm.vpminsd(acc, acc, hi)?;
                 let lanes = self.tile.columns.saturating_sub(v * 16).min(16);
-                let at = ymmword_ptr(r::rdx + (row * self.tile.out_stride + v * 32) as i32);
+                let at = ymmword_ptr(r::rdx + (self.tile.result(row) * self.tile.out_stride + v * 32) as i32);
                 if lanes < 16 {
                     self.partial(lanes, acc)?;
                     self.asm.vpmovsdw(at.k1(), acc)?;
@@ -440,7 +449,7 @@ impl<'a> Kernel<'a> {
         let mut i = first;
         while i < end {
             let (row, vector) = (i / vectors, i % vectors);
-            let at = out.to + (row * out.stride + vector * piece) as i32;
+            let at = out.to + (self.tile.result(row) * out.stride + vector * piece) as i32;
             let position = (i - first) * piece;
             let mut pieces = (vectors - vector).min(end - i);
             // A register holds 64 bytes and halves and quarters are extracted whole.

@@ -62,7 +62,7 @@ pub(crate) fn define<M: Module>(
         b.ins().return_(&[]);
         Ok(())
     })?;
-    Ok(LayerFn { id, units: spec.group_outputs().div_ceil(NR) })
+    Ok(LayerFn::new(id, spec.group_outputs().div_ceil(NR)))
 }
 
 struct Layer<'a, M: Module> {

@@ -1,0 +1,335 @@
+//! 3×3 convolutions by Winograd's F(2×2, 3×3) ([`crate::ukernel::winograd`]), where it is provably exact and faster.
+//!
+//! Two loops around the same four kernels. *By rows*: all filters are transformed first and stay in the second-level
+//! cache, tile rows follow each other in sections. *By channels*, where filters are many and the image is small: the
+//! data of the whole image are transformed first, blocks of output channels follow each other, each block's filters
+//! are transformed when it is its turn. Both read 4-bit weights: what they become is 3.6 times as large, and
+//! transforming it takes less time than fetching it from beyond the second level.
+//!
+//! Every thread works in an area of its own, with its own transformed data and filters; threads share sections, or blocks
+//! of channels.
+mod body;
+mod cost;
+mod proof;
+
+pub(crate) use body::define;
+
+use super::{
+    conv::ConvSpec,
+    rescale::Output,
+    tiles::{self, Joined, TilePlan},
+};
+use crate::{
+    codegen::{parallel, target::Target, tuning::TileChoice},
+    ukernel::{
+        Grid, Isa, Rescale, Tile, Weights,
+        pack::Channel,
+        winograd::{self, Data, Filters, Outcome, Product, RESULTS, SCALE_BITS, TAPS},
+    },
+};
+use goshawk_ir::DType;
+use proof::Proof;
+
+/// Most columns of padding before the image that the data transform knows.
+const PADDING: usize = 2;
+
+/// Vectors that a block can have.
+const VECTORS: [usize; 2] = [1, 2];
+/// Fewest tile rows that no section has: sections are to stay in the caches.
+const SECTION: usize = 9;
+
+/// What the planner decided.
+#[derive(Clone, Debug)]
+pub(crate) struct WinogradPlan {
+    order: Order,
+    /// Rows and columns of tiles.
+    tiles: [usize; 2],
+    /// Tile rows of a section: all of them where the order is by channels.
+    rows: usize,
+    blocks: Vec<Blocks>,
+    proof: Proof,
+    rescale: Rescale,
+    /// Bias with the zero point folded in; shifts of the fourfold sums.
+    channels: Vec<Channel>,
+    /// The residual sum that follows.
+    join: Option<Joined>,
+    /// Modelled cycles for one image.
+    cycles: f64,
+}
+
+/// Which loop is the outer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Rows,
+    Channels,
+}
+
+/// Equal blocks of output channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Blocks {
+    first: usize,
+    count: usize,
+    /// Vectors and channels of each.
+    vectors: usize,
+    columns: usize,
+}
+
+/// Plans the layer, or says why it cannot be computed so; nothing where the target has no kernels for it.
+pub(crate) fn plan(
+    spec: &ConvSpec,
+    target: &Target,
+    choice: Option<TileChoice>,
+    join: Option<Joined>,
+) -> Result<WinogradPlan, Option<String>> {
+    let isa = tiles::choose_isa(target)?;
+    if isa != Isa::Vnni512 {
+        return Err(None);
+    }
+    let window = &spec.window;
+    if spec.kernel != [TAPS; 2] || window.stride != [1, 1] || window.dilation != [1, 1] || window.groups != 1
+    {
+        return Err(None);
+    }
+    if !spec.int4 {
+        return Err(Some("weights of 8 bits".into()));
+    }
+    if window.pads[1] > PADDING {
+        return Err(Some(format!("{} columns of padding", window.pads[1])));
+    }
+    let bounds = spec.bounds();
+    let mut channels = tiles::channels(spec, isa, &bounds)?;
+    let rescale = tiles::choose_rescale(target, &channels, &bounds);
+    for channel in &mut channels {
+        channel.shift += SCALE_BITS;
+    }
+    if channels.iter().any(|c| c.shift > 62) {
+        return Err(Some("a scale is too small for fourfold sums".into()));
+    }
+    let rescale = match rescale {
+        Rescale::Float => Rescale::Float,
+        Rescale::Integer { .. } => Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) },
+    };
+    let proof = Proof::new(spec, &bounds)?;
+    let tiles = spec.out.map(|n| n.div_ceil(RESULTS));
+    let plan = WinogradPlan {
+        order: Order::Rows,
+        tiles,
+        rows: 1,
+        blocks: Vec::new(),
+        proof,
+        rescale,
+        channels,
+        join,
+        cycles: f64::INFINITY,
+    };
+    Ok(plan.choose_loops(spec, choice.filter(|c| VECTORS.contains(&c.vectors))))
+}
+
+/// What a layer may be told to have.
+pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
+    if tiles::choose_isa(target) != Ok(Isa::Vnni512) {
+        return Vec::new();
+    }
+    let lines = [1, 2, 4, 1 << 16];
+    VECTORS
+        .into_iter()
+        .flat_map(|vectors| lines.map(|lines| TileChoice { vectors, lines, winograd: true }))
+        .collect()
+}
+
+impl WinogradPlan {
+    /// The loops and blocks of the lowest cost.
+    fn choose_loops(mut self, spec: &ConvSpec, choice: Option<TileChoice>) -> Self {
+        let whole = (Order::Channels, self.tiles[0]);
+        let sections = (1..self.tiles[0].min(SECTION)).map(|rows| (Order::Rows, rows));
+        let mut best = self.clone();
+        for (order, rows) in sections.chain([whole]) {
+            if choice.is_some_and(|c| c.lines.min(self.tiles[0]) != rows) {
+                continue;
+            }
+            for vectors in VECTORS {
+                if choice.is_some_and(|c| c.vectors != vectors) {
+                    continue;
+                }
+                (self.order, self.rows, self.blocks) = (order, rows, blocks(spec, vectors));
+                self.cycles = self.cost(spec);
+                if self.cycles < best.cycles {
+                    best = self.clone();
+                }
+            }
+        }
+        best
+    }
+
+    /// Name of the kernel for reports.
+    pub fn name(&self) -> String {
+        let vectors = self.blocks.iter().map(|b| b.vectors).max().unwrap_or(0);
+        let order = match self.order {
+            Order::Rows => format!("by {} rows", self.rows),
+            Order::Channels => "by channels".into(),
+        };
+        let rescale = match self.rescale {
+            Rescale::Float => "f32",
+            Rescale::Integer { .. } => "i64",
+        };
+        let group = self.group(self.section(), vectors);
+        let join = match &self.join {
+            None => "",
+            Some(j) if j.join.second.is_some() => " + add + requant",
+            Some(_) => " + add",
+        };
+        format!("vnni512 winograd 2x2 {group}x{} i4 {order} {rescale}{join}", vectors * 16)
+    }
+
+    /// Whether it is faster than tiles of the direct convolution; the comparison in words.
+    pub fn beats(&self, direct: &TilePlan) -> (bool, String) {
+        let thousands = |cycles: f64| (cycles / 1e3).round();
+        let words = format!(
+            "modelled at {}k cycles an image, direct at {}k",
+            thousands(self.cycles),
+            thousands(direct.cycles)
+        );
+        (self.cycles < direct.cycles, words)
+    }
+
+    /// Bytes of scratch that all threads need.
+    pub fn scratch(&self, spec: &ConvSpec) -> usize {
+        let private = self.private(spec);
+        private * parallel::private_areas(private).min(self.units().max(1))
+    }
+
+    /// Bytes of scratch that one thread needs.
+    pub fn private(&self, spec: &ConvSpec) -> usize {
+        let Areas { data, sums, filters } = self.areas(spec);
+        data + sums + filters
+    }
+
+    fn areas(&self, spec: &ConvSpec) -> Areas {
+        let vectors = self.blocks.iter().map(|b| b.vectors).max().unwrap_or(0);
+        let filters = |b: &Blocks| b.count * self.filters(spec, b.vectors).bytes();
+        let filters = match self.order {
+            Order::Rows => self.blocks.iter().map(filters).sum(),
+            Order::Channels => self.filters(spec, vectors).bytes(),
+        };
+        Areas { data: 16 * self.plane(spec), sums: 4 * self.row(vectors), filters }
+    }
+
+    /// Tiles of a section.
+    fn section(&self) -> usize {
+        self.rows * self.tiles[1]
+    }
+
+    /// Tiles that are multiplied at a time, of so many: as equal groups as can be.
+    fn group(&self, tiles: usize, vectors: usize) -> usize {
+        let most = winograd::max_tiles(vectors);
+        tiles.div_ceil(tiles.div_ceil(most))
+    }
+
+    /// Bytes of a position's transformed data.
+    fn plane(&self, spec: &ConvSpec) -> usize {
+        (self.section() * winograd::depth(spec.input[3])).next_multiple_of(64)
+    }
+
+    /// Bytes of the sums of a section in one column of results, and in a row of positions.
+    fn column(&self, vectors: usize) -> usize {
+        self.section() * vectors * 64
+    }
+
+    fn row(&self, vectors: usize) -> usize {
+        RESULTS * self.column(vectors)
+    }
+
+    fn data(&self, spec: &ConvSpec) -> Data {
+        let [_, _, columns, channels] = spec.input;
+        Data {
+            columns,
+            channels,
+            before: spec.window.pads[1],
+            tiles: self.tiles[1],
+            zero_point: spec.input_zero_point as u8,
+            centre: self.proof.centre(),
+            plane: self.plane(spec),
+        }
+    }
+
+    fn filters(&self, spec: &ConvSpec, vectors: usize) -> Filters {
+        Filters { vectors, depth: winograd::depth(spec.input[3]) }
+    }
+
+    fn product(&self, spec: &ConvSpec, vectors: usize, tiles: usize) -> Product {
+        Product {
+            tiles,
+            vectors,
+            depth: winograd::depth(spec.input[3]),
+            plane: self.plane(spec),
+            column: self.column(vectors),
+        }
+    }
+
+    fn tile(&self, spec: &ConvSpec, blocks: &Blocks) -> Tile {
+        let output = self.output(spec);
+        Tile {
+            weights: Weights::Int8,
+            grid: if output.dtype == DType::U8 { Grid::U8 } else { Grid::I16 },
+            rows: 1,
+            vectors: blocks.vectors,
+            columns: blocks.columns,
+            kernel_rows: 1,
+            run: 4,
+            row_stride: 0,
+            line: 1,
+            line_stride: 0,
+            prefetch: 0,
+            kernel_row_stride: 0,
+            out_stride: spec.pitch,
+            out_line: 1,
+            out_width: 0,
+            zero_point: output.zero_point,
+            clamp: (output.lo, output.hi),
+            rescale: self.rescale,
+            join: self.join.as_ref().map(|j| j.join.clone()),
+        }
+    }
+
+    /// What is stored first: the result, or the sum that it is joined with.
+    fn output(&self, spec: &ConvSpec) -> Output {
+        self.join.as_ref().map_or(spec.output, |j| j.output)
+    }
+
+    /// Bytes from one pixel to the next, and of one channel: of what is stored first, of the residual, of the second result.
+    fn pixels(&self, spec: &ConvSpec) -> Vec<[usize; 2]> {
+        let joined = self.join.as_ref().map(|j| {
+            let second = j.join.second.map_or(0, |s| s.stride);
+            [[j.join.stride, j.join.residual.bytes()], [second, Grid::U8.bytes()]]
+        });
+        let first = [spec.pitch, self.output(spec).dtype.bytes(1)];
+        std::iter::once(first).chain(joined.into_iter().flatten()).collect()
+    }
+
+    /// The last kernel, for a row of tiles with `rows` rows of pixels.
+    fn outcome(&self, spec: &ConvSpec, blocks: &Blocks, rows: usize) -> Outcome {
+        Outcome {
+            tile: self.tile(spec, blocks),
+            columns: spec.out[1],
+            rows,
+            column: self.column(blocks.vectors),
+            row: self.row(blocks.vectors),
+        }
+    }
+}
+
+/// Bytes of the parts of a thread's scratch area, in this order.
+struct Areas {
+    data: usize,
+    sums: usize,
+    filters: usize,
+}
+
+/// Blocks of `vectors` vectors, and what is left in one narrower block.
+fn blocks(spec: &ConvSpec, vectors: usize) -> Vec<Blocks> {
+    let width = vectors * 16;
+    let (count, rest) = (spec.channels / width, spec.channels % width);
+    let whole = Blocks { first: 0, count, vectors, columns: width };
+    let last = Blocks { first: count * width, count: 1, vectors: rest.div_ceil(16), columns: rest };
+    [(count > 0).then_some(whole), (rest > 0).then_some(last)].into_iter().flatten().collect()
+}

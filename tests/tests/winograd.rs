@@ -1,0 +1,62 @@
+//! Winograd against the integer interpreter: every way to loop, every number of threads, byte for byte. And that no layer
+//! for which the proof does not hold is computed so.
+use goshawk_compiler::codegen::{self, Options, Target, TileChoice, Tuning};
+use goshawk_ir::{IntGraph, IntOp, interp::int, text};
+use goshawk_passes::memory;
+use goshawk_runtime::Pool;
+use goshawk_tests::generate;
+use std::sync::Arc;
+
+const GRAPHS: u64 = 240;
+
+fn options(choice: Option<TileChoice>) -> Option<Options> {
+    let target = Target::parse(Some("x86_64-unknown-linux-gnu"), "avx512vnni").expect("known");
+    if !target.runs_here() {
+        eprintln!("skipped: Winograd needs a CPU with AVX-512 VNNI");
+        return None;
+    }
+    let tuning = Tuning::all(choice);
+    Some(Options { any_width: true, share_all: true, tuning, ..Options::new(target, "m") })
+}
+
+/// How many layers were computed by Winograd.
+fn check(g: &IntGraph, options: &Options, seed: u64, pools: &[Option<Arc<Pool>>]) -> usize {
+    let memory = codegen::arena(g, options).expect("plan");
+    memory::check(g, &memory).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    let mut model = codegen::jit(g, &memory, options).expect("compiles");
+    let inputs = generate::inputs(g, seed);
+    let want = int::run(g, &inputs).expect("interpreter");
+    for (threads, pool) in pools.iter().enumerate() {
+        model.set_pool(pool.clone());
+        let same = model.run(&inputs).expect("run") == want;
+        assert!(same, "seed {seed}, {:?}, {} threads\n{}", options.tuning, threads + 1, text::print(g));
+    }
+    model.layers.iter().filter(|l| l.kernel.contains("winograd")).count()
+}
+
+#[test]
+fn winograd_equals_the_interpreter() {
+    let pools = [1, 2, 3].map(|n| (n > 1).then(|| Arc::new(Pool::new(n).expect("threads"))));
+    let (mut layers, mut found, mut joins) = (0, 0, 0);
+    for seed in 0..GRAPHS {
+        let g = generate::narrow_convolution(seed);
+        for lines in [1, 2, 1 << 16] {
+            let choice = TileChoice { vectors: 1 + seed as usize % 2, lines, winograd: true };
+            let Some(options) = options(Some(choice)) else { return };
+            found += check(&g, &options, seed, &pools);
+            joins += codegen::arena(&g, &options).expect("plan").joins.len();
+            layers += g.ids().filter(|id| matches!(g.node(*id).op, IntOp::Conv(_))).count();
+        }
+    }
+    assert!(joins > 50, "only {joins} sums were joined");
+    assert!(found * 10 > layers * 8, "only {found} of {layers} layers were computed by Winograd");
+}
+
+/// Where nothing is chosen the model decides, and both ways occur.
+#[test]
+fn the_model_chooses_both_ways() {
+    let Some(options) = options(None) else { return };
+    let found: Vec<usize> =
+        (0..60).map(|seed| check(&generate::narrow_convolution(seed), &options, seed, &[None])).collect();
+    assert!(found.contains(&0) && found.iter().any(|n| *n > 0), "{found:?}");
+}
