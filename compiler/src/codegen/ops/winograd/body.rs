@@ -240,7 +240,7 @@ impl Body<'_> {
             self.section(b, images, top, plan.rows);
             vec![]
         });
-        if plan.tiles[0] % plan.rows > 0 {
+        if !plan.tiles[0].is_multiple_of(plan.rows) {
             // The shorter section is the last one: it belongs to the range that ends behind it.
             let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
             let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, limit);

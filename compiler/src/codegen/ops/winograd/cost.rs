@@ -6,13 +6,15 @@ use crate::ukernel::{
     winograd::{DATA, PHASES, RESULTS, depth},
 };
 
-/// Cycles to transform a tile of 64 channels.
-const DATA_TILE: f64 = 20.0;
-/// Cycles to make 64 transformed bytes of filters.
-const FILTER_VECTOR: f64 = 2.2;
+/// Cycles to transform a tile of 64 channels: 16 lines that go to the second-level cache.
+const DATA_TILE: f64 = 70.0;
+/// Cycles to make 64 transformed bytes of filters, where they go to the second level.
+const FILTER_VECTOR: f64 = 6.2;
 /// Cycles for the results of a tile and 16 channels, and what more they take from beyond the first-level cache.
-const OUTCOME: f64 = 16.0;
-const OUTCOME_FAR: f64 = 4.0;
+const OUTCOME: f64 = 20.0;
+const OUTCOME_FAR: f64 = 5.0;
+/// Cycles of two loads.
+const LOAD: f64 = 1.35;
 /// Cycles of a call.
 const CALL: f64 = 25.0;
 /// Data that stay in the first-level cache, in bytes; bytes a cycle from the second beside the arithmetic.
@@ -71,8 +73,8 @@ impl WinogradPlan {
             let t = tiles as f64;
             let near = !first && slice + DATA * tiles * depth(spec.input[3]) <= FIRST_LEVEL;
             let bytes = if near { 0.0 } else { RESULTS as f64 * v * 64.0 };
-            // Dot products and loads of two positions, two a cycle; latency of an accumulator.
-            let step = (t * v).max(t + v).max(bytes / SECOND_LEVEL_RATE).max(5.0);
+            // Dot products of two positions, two a cycle; their loads, of which hardly more than one; latency of an accumulator.
+            let step = (t * v * 1.08).max((t + v) * LOAD).max(bytes / SECOND_LEVEL_RATE).max(5.0);
             steps * step + t * v * RESULTS as f64 * 1.8 + CALL
         };
         let rest = tiles % group;

@@ -8,7 +8,7 @@ use crate::ukernel::{
 };
 use iced_x86::{
     IcedError,
-    code_asm::{AsmRegister64, AsmRegisterZmm, CodeAssembler, registers as r, zmmword_ptr},
+    code_asm::{AsmRegister64, AsmRegisterZmm, CodeAssembler, byte_ptr, registers as r, zmmword_ptr},
 };
 
 /// Addresses of the four rows.
@@ -160,13 +160,15 @@ impl Kernel<'_> {
                 self.asm.vpaddb(out[1], out[1], CENTRE)?;
             }
             for (i, value) in out.into_iter().enumerate() {
-                let at = (row * DATA + i) * self.data.plane + (tile - base) * depth(self.data.channels);
-                let at = zmmword_ptr(r::rdx + at as i32);
+                let offset = (row * DATA + i) * self.data.plane + (tile - base) * depth(self.data.channels);
+                let at = zmmword_ptr(r::rdx + offset as i32);
                 if self.tail {
                     self.asm.vmovdqu8(at.k2(), value)?;
                 } else {
                     self.asm.vmovdqu8(at, value)?;
                 }
+                // The next tile's line comes to the first level meanwhile: 16 planes do not stay there.
+                self.asm.prefetchw(byte_ptr(r::rdx + (offset + depth(self.data.channels)) as i32))?;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use crate::ukernel::{
 };
 use iced_x86::{
     IcedError,
-    code_asm::{AsmRegisterZmm, CodeAssembler, registers as r, zmmword_ptr},
+    code_asm::{AsmRegisterZmm, CodeAssembler, byte_ptr, registers as r, zmmword_ptr},
 };
 
 /// 15 and 8 in every byte.
@@ -78,6 +78,8 @@ fn transform(asm: &mut CodeAssembler, filters: &Filters, first: usize, offset: u
             for (half, column) in columns.into_iter().enumerate() {
                 let at = row * filters.row() + phase * filters.phase() + half * filters.vectors * 64 + offset;
                 asm.vmovdqu8(zmmword_ptr(r::rdx + at as i32), results[column])?;
+                // The line of the next step comes to the first level meanwhile.
+                asm.prefetchw(byte_ptr(r::rdx + (at + 256) as i32))?;
             }
         }
     }
