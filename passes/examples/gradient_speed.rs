@@ -163,8 +163,9 @@ fn measure(name: &str, g: &FloatGraph, samples: usize, threads: &[usize]) {
         let (noise, _) = best(3, || lin.squares(Noise::Rademacher(1), &workers).unwrap());
         println!(
             "{name} batch {samples}, {threads} threads: forward+backward {gradient}, kept {linearise}, product {probe}, \
-             each layer's own {each}, noise probe {noise}; kept {} MiB, process {} MiB (peak {})",
+             each layer's own {each}, noise probe {noise}; kept {} MiB of {} MiB stated, process {} MiB (peak {})",
             lin.bytes() >> 20,
+            engine.memory(samples, Keep::Everything) >> 20,
             status("VmRSS:"),
             status("VmHWM:"),
         );

@@ -135,7 +135,8 @@ fn costs_are_measured_and_the_plan_keeps_what_was_promised() {
     let measured =
         measure::measure(&model, &ranges, &target, &options, &mut table, &Silent).expect("measures");
     assert_eq!((measured.variants, measured.measured), (15, 15), "five shapes at three widths");
-    assert_eq!(measured.model.wholes.len(), 3);
+    assert_eq!(measured.model.wholes.len(), 3 + 4, "uniform and mixed ones");
+    assert!(measured.model.wholes.iter().all(|w| w.measured_us > 0.0 && w.predicted_us.is_finite()));
     let table = CostTable::parse(&table.print().expect("text")).expect("reads back");
     let again =
         measure::measure(&model, &ranges, &target, &options, &mut table.clone(), &Silent).expect("measures");

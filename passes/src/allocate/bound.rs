@@ -31,11 +31,16 @@ const CAP: f64 = 1e3;
 /// Differences of bounds that are rounding.
 const EXACT: f64 = 1e-12;
 
+/// Up to this many items the linear solver is asked for prices. Its time grows faster than that of the column generation,
+/// which needs no more than good prices save.
+const PROPOSED: usize = 600;
+
 /// Dual of the root. `linear`, where given, proposes prices by its linear relaxation.
 pub(super) fn root(core: &Core, linear: Option<&dyn LinearSolver>) -> Dual {
     let mut start = vec![0.0; core.root.rows];
     let mut by = "column generation";
     if core.root.rows > 0
+        && core.root.choice.len() <= PROPOSED
         && let Some(linear) = linear
         && let Some(prices) = relaxation::prices(&core.root, linear)
     {

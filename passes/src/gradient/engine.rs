@@ -85,7 +85,9 @@ impl<T> Step<T> {
 /// Parameters of a layer's step.
 pub(super) struct Parameters<T> {
     pub weights: usize,
-    /// As the input gradient reads them.
+    /// As the forward sum of a convolution reads them; empty for others.
+    pub packed: Vec<T>,
+    /// As the input gradient of a convolution reads them; empty for others.
     pub transposed: Vec<T>,
     pub bias: Option<usize>,
 }
@@ -164,6 +166,7 @@ impl<T: Real> Engine<T> {
             if step.layer == Some(layer) {
                 step.operands[1] = Source::Constant(self.parameters[layer].weights);
                 if let Prepared::Convolution(c, _) = &step.rules {
+                    self.parameters[layer].packed = c.packed(weights);
                     self.parameters[layer].transposed = c.transposed(weights);
                 }
             }
@@ -173,6 +176,12 @@ impl<T: Real> Engine<T> {
 
     pub(super) fn bias(&self, layer: usize) -> Option<&[T]> {
         self.parameters[layer].bias.map(|b| &self.constants[b][..])
+    }
+
+    /// Weights in the order that the forward sum reads.
+    pub(super) fn forward_weights(&self, layer: usize) -> &[T] {
+        let p = &self.parameters[layer];
+        if p.packed.is_empty() { &self.constants[p.weights] } else { &p.packed }
     }
 
     /// Weights in the order that the input gradient reads.
@@ -344,13 +353,17 @@ impl<'a, T: Real> Builder<'a, T> {
                 let Some(x) = reads(&step.operands[0]) else { bail!("the layer reads a constant") };
                 let Some(weights) = known[1] else { bail!("the weights are computed") };
                 let shape = self.graph.ty(self.graph.node(id).operands()[1]).shape.to_vec();
-                let transposed = match &step.rules {
-                    Prepared::Convolution(c, _) => c.transposed(&self.engine.constants[weights]),
-                    _ => Vec::new(),
+                let (packed, transposed) = match &step.rules {
+                    Prepared::Convolution(c, _) => {
+                        let w = &self.engine.constants[weights];
+                        (c.packed(w), c.transposed(w))
+                    }
+                    _ => (Vec::new(), Vec::new()),
                 };
                 let layer = self.engine.layers.len();
                 self.engine.parameters.push(Parameters {
                     weights,
+                    packed,
                     transposed,
                     bias: known.get(2).copied().flatten(),
                 });

@@ -17,8 +17,8 @@ pub enum Keep {
     Everything,
 }
 
-/// Chunks of a batch, where it is large enough: more than threads that pay here, so that they finish together.
-const CHUNKS: usize = 8;
+/// Chunks of a batch at least, where it is large enough.
+const CHUNKS: usize = 4;
 
 /// A network at a batch.
 pub struct Linearisation<'e, T> {

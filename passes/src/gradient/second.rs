@@ -16,25 +16,29 @@ use std::collections::BTreeMap;
 /// A direction in the form that the sweeps read.
 pub(super) struct Direction<'a, T> {
     pub parts: &'a Parts<T>,
+    /// Weights of convolutions as the forward sum reads them.
+    packed: BTreeMap<usize, Vec<T>>,
     /// Weights of convolutions as the input gradient reads them.
     transposed: BTreeMap<usize, Vec<T>>,
 }
 
 impl<'a, T: Real> Direction<'a, T> {
     pub fn new(engine: &Engine<T>, parts: &'a Parts<T>) -> Self {
-        let mut transposed = BTreeMap::new();
+        let (mut packed, mut transposed) = (BTreeMap::new(), BTreeMap::new());
         for step in &engine.steps {
             if let (Prepared::Convolution(c, _), Some(l)) = (&step.rules, step.layer)
                 && let Some(w) = parts.weights.get(&l)
             {
+                packed.insert(l, c.packed(w));
                 transposed.insert(l, c.transposed(w));
             }
         }
-        Self { parts, transposed }
+        Self { parts, packed, transposed }
     }
 
-    fn weights(&self, layer: Option<usize>) -> Option<&[T]> {
-        self.parts.weights.get(&layer?).map(Vec::as_slice)
+    fn forward_weights(&self, layer: Option<usize>) -> Option<&[T]> {
+        let layer = layer?;
+        self.packed.get(&layer).or_else(|| self.parts.weights.get(&layer)).map(Vec::as_slice)
     }
 
     fn backward_weights(&self, layer: Option<usize>) -> Option<&[T]> {
@@ -158,12 +162,12 @@ impl<T: Real> Engine<T> {
             let dx: Vec<Option<&[T]>> = step.operands.iter().map(|s| tangent(*s, &tangents)).collect();
             let moves = dx.iter().any(Option::is_some);
             if moves || direction.starts_at(step) {
-                let dw = direction.weights(step.layer);
+                let dw = direction.forward_weights(step.layer);
                 let mut dy = match &step.rules {
                     Prepared::Leaf => None,
                     Prepared::Convolution(..) | Prepared::Linear(..) => {
                         let x = self.value(step.operands[0], &tape.values);
-                        let w = self.value(step.operands[1], &tape.values);
+                        let w = step.layer.map(|l| self.forward_weights(l));
                         let pairs = both(dx[0].zip(w), x.zip(dw));
                         match &step.rules {
                             Prepared::Convolution(c, _) if !pairs.is_empty() => {

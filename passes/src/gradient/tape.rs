@@ -83,7 +83,7 @@ impl<T: Real> Engine<T> {
                         .collect();
                     let mut value = match (rules, step.layer) {
                         (Prepared::Convolution(c, _), Some(l)) => {
-                            c.forward(count, &[(x[0], x[1])], self.bias(l))
+                            c.forward(count, &[(x[0], self.forward_weights(l))], self.bias(l))
                         }
                         (Prepared::Linear(a, _), Some(l)) => a.forward(count, &[(x[0], x[1])], self.bias(l)),
                         (Prepared::Rule(rule, _), _) => {

@@ -428,6 +428,12 @@ fn human(r: &Report) -> String {
     out
 }
 
+/// How far a measured latency is from the predicted one, where both are known.
+fn measured_over_predicted(p: &report::PointReport) -> Option<f64> {
+    let predicted = p.totals.get("latency")?.value;
+    p.measured.as_ref()?.latency_us.filter(|_| predicted > 0.0).map(|m| m * 1e-6 / predicted)
+}
+
 fn human_frontier(r: &FrontierReport) -> String {
     let row = |p: &report::PointReport| {
         let value = |name: &str| p.totals.get(name).map_or(String::new(), |q| quantity(name, q.value));
@@ -446,6 +452,16 @@ fn human_frontier(r: &FrontierReport) -> String {
     let rows: Vec<_> = r.points.iter().map(row).collect();
     let heading = ["point", "sensitivity", "size", "predicted", "measured", "top-1", "binding"];
     let mut out = output::table(&heading, &rows);
+    let mut ratios: Vec<f64> = r.points.iter().filter_map(measured_over_predicted).collect();
+    ratios.sort_by(f64::total_cmp);
+    if let (Some(least), Some(most)) = (ratios.first(), ratios.last()) {
+        let median = ratios[ratios.len() / 2];
+        let _ = writeln!(
+            out,
+            "measured / predicted latency of {} networks: {least:.3} to {most:.3}, median {median:.3}",
+            ratios.len()
+        );
+    }
     if let Some(chosen) = &r.chosen {
         let _ = writeln!(out, "cheapest within the accuracy target: {chosen}");
     }

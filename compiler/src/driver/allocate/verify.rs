@@ -23,7 +23,7 @@ use serde::Serialize;
 pub struct Measured {
     /// Rows with a label, and those whose label has the highest score, in percent.
     pub top1_percent: Option<f64>,
-    /// Median latency in microseconds.
+    /// Latency in microseconds: of several passes over all networks the smallest median.
     pub latency_us: Option<f64>,
     /// Bytes of the arena.
     pub arena_bytes: usize,
@@ -113,8 +113,8 @@ impl Bench<'_> {
             }
         }
         if let Some(runs) = runs {
-            for (m, median) in all.iter_mut().zip(runner::medians(&libraries, runs, progress)?) {
-                m.latency_us = Some(median);
+            for (m, latency) in all.iter_mut().zip(runner::latencies(&libraries, runs, progress)?) {
+                m.latency_us = Some(latency);
             }
         }
         Ok(all)

@@ -1,8 +1,10 @@
 //! What layers cost at given widths: bytes, bit operations, energy, and latency measured on the target.
 //!
-//! [`facts`] describes the layers of a model, [`measure`] times each of their variants alone on the machine at hand,
+//! [`facts`] describes the layers of a model, [`measure`] times each of their variants alone on the machine at hand and fits how they add up,
 //! [`table`] keeps the times in a file that can be moved to where the allocation is made, [`roofline`] stands in where a
 //! variant was never measured, [`energy`] is a model with documented coefficients.
+mod bench;
+mod blend;
 pub mod energy;
 pub mod facts;
 pub mod measure;

@@ -59,25 +59,43 @@ pub(crate) fn median(times: &[Duration]) -> f64 {
     latency::Summary::of(times).map_or(0.0, |s| s.median.as_secs_f64() * 1e6)
 }
 
-/// Median latency of each library in microseconds, in interleaved rounds; each timed run follows one of the same library,
-/// so that its weights are where they are in a loop over images.
+/// Passes over everything that is measured. A neighbour on the same core or host slows a processor down by a factor for
+/// seconds at a time, and not all passes alike.
+pub(crate) const PASSES: usize = 8;
+
+/// Undisturbed times, one pass at a time: the smallest of the passes' medians.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Quiet(Vec<f64>);
+
+impl Quiet {
+    /// Adds a pass; `samples` holds the times of each runner.
+    pub(crate) fn add(&mut self, samples: &[Vec<Duration>]) {
+        self.0.resize(samples.len(), f64::INFINITY);
+        for (best, times) in self.0.iter_mut().zip(samples) {
+            *best = best.min(median(times));
+        }
+    }
+
+    /// Microseconds of each runner.
+    pub(crate) fn microseconds(&self) -> &[f64] {
+        &self.0
+    }
+}
+
+/// Latency of each library in microseconds ([`Quiet`]), in interleaved rounds; each timed run follows one of the same
+/// library, so that its weights are where they are in a loop over images.
 ///
 /// # Errors
 /// [`Code::RUN`] where a library refuses to run, [`Code::INTERRUPTED`].
-pub(crate) fn medians(libraries: &[Library], runs: usize, progress: &dyn Progress) -> Result<Vec<f64>> {
+pub(crate) fn latencies(libraries: &[Library], runs: usize, progress: &dyn Progress) -> Result<Vec<f64>> {
     let mut runners: Vec<Runner<'_>> = libraries.iter().map(Runner::new).collect();
-    let mut samples: Vec<Vec<Duration>> = vec![Vec::new(); runners.len()];
-    let groups = runs.max(1).div_ceil(GROUP);
-    progress.begin("measuring", groups);
-    for _ in 0..groups {
+    let mut quiet = Quiet::default();
+    progress.begin("measuring", PASSES);
+    for _ in 0..PASSES {
         progress::check(progress)?;
-        let times = sample(&mut runners, GROUP, &mut |runner, _| runner.run())?;
-        samples.iter_mut().zip(times).for_each(|(all, new)| all.extend(new));
+        quiet.add(&sample(&mut runners, runs.div_ceil(PASSES).max(3), &mut |runner, _| runner.run())?);
         progress.step();
     }
     progress.end();
-    Ok(samples.iter().map(|s| median(s)).collect())
+    Ok(quiet.microseconds().to_vec())
 }
-
-/// Rounds between two looks at whether the user wants to stop.
-const GROUP: usize = 10;

@@ -2,7 +2,7 @@
 use super::{
     super::{
         Real,
-        kernels::{Correlation, Dots, Source, correlate, dots},
+        kernels::{Correlation, Dots, Source, correlate, dots, panels},
     },
     Operand, Point, Rule,
 };
@@ -72,13 +72,14 @@ impl Linear {
 
 /// out = Σ a·b over the pairs, a [m,k] and b [k,n].
 fn times<T: Real>(pairs: &[(&[T], &[T])], [m, k, n]: [usize; 3], out: &mut [T]) {
-    let sources: Vec<_> = pairs.iter().map(|(a, b)| Source { planes: b, weights: a }).collect();
+    let packed: Vec<Vec<T>> = pairs.iter().map(|(a, _)| panels(a, 1, k)).collect();
+    let sources: Vec<_> =
+        pairs.iter().zip(&packed).map(|((_, b), a)| Source { planes: b, weights: a }).collect();
     let shape = Correlation {
         groups: 1,
         inputs: k,
         outputs: m,
         plane: n,
-        row: k,
         step: 1,
         taps: &[(0, 0)],
         len: n,
