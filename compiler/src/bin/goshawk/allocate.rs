@@ -19,7 +19,13 @@ use goshawk_compiler::{
             verify::{Bench, Measured},
         },
         bits_file,
-        costs::{Costs, energy::Coefficients, measure, roofline::Roofline, table::CostTable},
+        costs::{
+            Costs,
+            energy::Coefficients,
+            measure,
+            roofline::Roofline,
+            table::{CostTable, Whole},
+        },
         model::Model,
         sensitivity::file,
     },
@@ -351,6 +357,7 @@ fn write_frontier(
             .enumerate()
             .map(|(i, p)| report::point(problem, p, &task.costs, of(i)))
             .collect(),
+        machine: measured.as_ref().and_then(|m| machine(&task.costs, &points, m)),
         chosen,
     };
     std::fs::create_dir_all(&args.output).map_err(|e| Error::file(&args.output, "create", &e))?;
@@ -428,6 +435,18 @@ fn human(r: &Report) -> String {
     out
 }
 
+/// How fast the machine is now: the median, over the uniform networks in the cost table, of the latency measured now over
+/// that of then.
+fn machine(costs: &Costs<'_>, points: &[frontier::Point], measured: &[Measured]) -> Option<f64> {
+    let ratio = |w: &Whole| {
+        let at = points.iter().position(|p| p.kind == "uniform" && p.name == w.bits)?;
+        measured.get(at)?.latency_us.map(|now| now / w.measured_us)
+    };
+    let mut ratios: Vec<f64> = costs.blend?.wholes.iter().filter_map(ratio).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied()
+}
+
 /// How far a measured latency is from the predicted one, where both are known.
 fn measured_over_predicted(p: &report::PointReport) -> Option<f64> {
     let predicted = p.totals.get("latency")?.value;
@@ -455,11 +474,17 @@ fn human_frontier(r: &FrontierReport) -> String {
     let mut ratios: Vec<f64> = r.points.iter().filter_map(measured_over_predicted).collect();
     ratios.sort_by(f64::total_cmp);
     if let (Some(least), Some(most)) = (ratios.first(), ratios.last()) {
-        let median = ratios[ratios.len() / 2];
         let _ = writeln!(
             out,
-            "measured / predicted latency of {} networks: {least:.3} to {most:.3}, median {median:.3}",
-            ratios.len()
+            "measured / predicted latency of {} networks: {least:.3} to {most:.3}, median {:.3}",
+            ratios.len(),
+            ratios[ratios.len() / 2]
+        );
+    }
+    if let Some(machine) = r.machine {
+        let _ = writeln!(
+            out,
+            "the uniform networks take {machine:.3} times what they took when the costs were measured"
         );
     }
     if let Some(chosen) = &r.chosen {

@@ -206,6 +206,9 @@ pub struct FrontierReport {
     pub solver: String,
     /// Points, frontier first.
     pub points: Vec<PointReport>,
+    /// Latency of the uniform networks now over that in the cost table, if both were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<f64>,
     /// The cheapest measured point within the accuracy target, if one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chosen: Option<String>,
@@ -297,6 +300,7 @@ mod tests {
             isa: "x86_64 avx2".into(),
             metric: "trace".into(),
             solver: "ilp".into(),
+            machine: Some(1.0),
             points: vec![point("point-01", 1000.0, Some(90.0)), point("point-02", 2000.0, None)],
             chosen: None,
         }

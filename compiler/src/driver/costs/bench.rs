@@ -26,6 +26,9 @@ use std::{path::Path, time::Duration};
 /// A variant: key, widths, the network lowered to them, the layer's node and facts.
 pub(super) type Variant<'a> = (String, LayerBits, &'a Quantized, NodeId, &'a LayerFacts);
 
+/// Runs of each whole network in a pass, at least.
+const WHOLES: usize = 15;
+
 /// Compiles what is measured, and measures it.
 pub(super) struct Bench<'a> {
     target: &'a Target,
@@ -107,6 +110,8 @@ impl<'a> Bench<'a> {
             for (i, runners) in runners.iter_mut().enumerate() {
                 progress::check(progress)?;
                 // The run before the measured one loads weights and code again, whatever the other variants evicted.
+                // What is fitted to the networks is no better than their times.
+                let rounds = if i < groups.len() { rounds } else { rounds.max(WHOLES) };
                 let times = runner::sample(runners, rounds, &mut |r, _| r.run())?;
                 warm[i].add(&times);
                 spreads[i].iter_mut().zip(&times).for_each(|(s, t)| *s = s.min(spread(t)));
