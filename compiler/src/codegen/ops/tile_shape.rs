@@ -1,7 +1,7 @@
 //! Shape of a layer's tiles, pixels by vectors of output channels, by a model of what bounds the inner loop.
 //!
 //! A step multiplies four k of every pixel and vector. It takes as long as the slowest of: the dot products (two a
-//! cycle), the loads (one broadcast for each pixel, one for each vector of weights; two a cycle), the latency of an accumulator, and
+//! cycle), the loads (one broadcast for each pixel, one for each vector of weights; nearly two a cycle), the latency of an accumulator, and
 //! the bytes from beyond the first-level cache. Wide tiles read each activation less often, tall ones each weight: where
 //! a block's weights exceed the first level, 14 × 32 beats 7 × 64, and images narrower than that lend whole rows to one tile.
 //! Constants were measured on Cascade Lake (`goshawk profile` prints the machine's own).
@@ -26,6 +26,8 @@ pub(super) struct Work {
 
 /// Data that stays in the first-level cache beside everything else, in bytes.
 const FIRST_LEVEL: usize = 24 << 10;
+/// Loads a cycle: 28 broadcasts a step, for which two a cycle would do, take 17 cycles.
+const LOAD_RATE: f64 = 1.7;
 /// Bytes a cycle from the second level, beside the arithmetic.
 const SECOND_LEVEL_RATE: f64 = 19.0;
 
@@ -57,7 +59,7 @@ impl Work {
         };
         let compute = p * v * operations / ports;
         let loads = match self.isa {
-            Isa::Vnni512 => (p + v) / 2.0,
+            Isa::Vnni512 => (p + v) / LOAD_RATE,
             Isa::Avx2 => (p + p * v) / 2.0,
         };
         let slab = self.depth as f64 / 4.0 * v * weight_bytes;
