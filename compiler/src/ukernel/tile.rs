@@ -31,6 +31,10 @@ pub enum Rescale {
     },
 }
 
+/// Bytes ahead of the weights in use that a tile of one pixel brings into the first-level cache: it reads each weight
+/// once, at the speed at which they arrive. With 1 KB a 784 → 512 layer takes 4.9 µs instead of 7.0 (`goshawk profile`).
+pub(super) const NEAR: usize = 1024;
+
 /// Output grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Grid {

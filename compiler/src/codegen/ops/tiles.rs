@@ -554,6 +554,7 @@ impl TilePlan {
     /// them takes little of the time.
     fn prefetch(&self, spec: &ConvSpec, block: &Block) -> usize {
         const FEW: usize = 24;
+        const STAYS: usize = 512 << 10;
         let tiles =
             self.items(block) * if self.one_dimensional() { 1 } else { self.columns.div_ceil(block.pixels) };
         if tiles > FEW {
@@ -562,6 +563,10 @@ impl TilePlan {
         let bits =
             if matches!(block.weights, Weights::Int4Times16 | Weights::Int4Offset { .. }) { 4 } else { 8 };
         let bits = if block.weights == Weights::Int16 { 16 } else { bits };
+        // A tile of one pixel prefetches at short range; weights that stay in the second level need no more.
+        if block.pixels == 1 && spec.weights.len() * bits / 8 <= STAYS {
+            return 0;
+        }
         spec.kernel[0] * self.run(spec) * block.vectors * self.isa.lanes() * bits / 8
     }
 

@@ -9,7 +9,7 @@ use super::{
     regs::{XMM, YMM},
     requantize,
 };
-use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC};
+use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC, tile::NEAR};
 use iced_x86::{
     IcedError,
     code_asm::{
@@ -178,9 +178,12 @@ impl<'a> Kernel<'a> {
         }
         for step in 0..unroll {
             let at = step * step_bytes;
-            if tile.prefetch > 0 {
-                for line in (at..at + step_bytes).filter(|l| l.is_multiple_of(64)) {
-                    self.asm.prefetcht1(byte_ptr(r::rsi + (tile.prefetch + line) as i32))?;
+            for line in (at..at + step_bytes).filter(|l| l.is_multiple_of(64)) {
+                if tile.prefetch > 0 {
+                    self.asm.prefetcht1(byte_ptr(r::rsi + line + tile.prefetch))?;
+                }
+                if tile.rows == 1 {
+                    self.asm.prefetcht0(byte_ptr(r::rsi + line + NEAR))?;
                 }
             }
             self.step(step, at)?;

@@ -7,7 +7,7 @@ use super::{
     regs::{XMM, YMM, ZMM},
     requantize,
 };
-use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC};
+use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC, tile::NEAR};
 use iced_x86::{
     IcedError,
     code_asm::{
@@ -170,10 +170,13 @@ impl<'a> Kernel<'a> {
         let broadcasts = &broadcasts[..broadcasts.len().min(4)];
         for step in 0..unroll {
             let at = (step * step_bytes) as i32;
-            if tile.prefetch > 0 {
-                for line in (0..step_bytes).step_by(64).filter(|l| (step * step_bytes + l).is_multiple_of(64))
-                {
-                    self.asm.prefetcht1(byte_ptr(r::rsi + at + (tile.prefetch + line) as i32))?;
+            for line in (0..step_bytes).step_by(64).filter(|l| (step * step_bytes + l).is_multiple_of(64)) {
+                let line = r::rsi + at + line;
+                if tile.prefetch > 0 {
+                    self.asm.prefetcht1(byte_ptr(line + tile.prefetch))?;
+                }
+                if tile.rows == 1 {
+                    self.asm.prefetcht0(byte_ptr(line + NEAR))?;
                 }
             }
             if !pairs {
