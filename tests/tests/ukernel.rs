@@ -4,7 +4,8 @@
 use goshawk_compiler::ukernel::{
     Grid, Isa, Join, Rescale, Tile, Weights,
     join::{Constants, Second},
-    pack::Channel,
+    pack::{self, Channel},
+    x64,
 };
 use goshawk_ir::{Dyadic, Requant};
 use goshawk_tests::{
@@ -56,7 +57,7 @@ fn random_join(r: &mut Random, tile: &mut Tile) -> (Constants, Vec<i32>) {
 fn random_case(r: &mut Random, isa: Isa) -> Case {
     let lanes = isa.lanes();
     let weights = match isa {
-        Isa::Vnni512 => r.pick(&[Weights::Int8, Weights::Int4Times16]),
+        Isa::Vnni512 => r.pick(&[Weights::Int8, Weights::Int4Times16, Weights::Int4Bytes]),
         Isa::Avx2 => {
             let period = 2 + r.below(8);
             r.pick(&[Weights::Int8, Weights::Int16, Weights::Int4Offset { period }])
@@ -230,6 +231,30 @@ fn check(isa: Isa) {
         let want = expected(&case);
         check_case(&case, Guarded::at_end, &want, seed);
         check_case(&case, Guarded::at_start, &want, seed);
+    }
+}
+
+#[test]
+fn unpacked_weights_are_packed_bytes() {
+    if !is_x86_feature_detected!("avx512f") {
+        return eprintln!("skipped: the unpacking kernel needs a CPU with AVX-512");
+    }
+    let code = Code::new(&x64::unpack::assemble().expect("the kernel assembles"));
+    for seed in 0..200 {
+        let r = &mut Random::new(seed);
+        let vectors = r.pick(Isa::Vnni512.vectors());
+        let depth = if vectors == 1 { 8 } else { 4 } * (1 + r.below(20));
+        let columns = (vectors - 1) * 16 + 1 + r.below(16);
+        let rows: Vec<Vec<i8>> =
+            (0..columns).map(|_| (0..depth).map(|_| r.between(-8, 7) as i8).collect()).collect();
+        let rows: Vec<&[i8]> = rows.iter().map(Vec::as_slice).collect();
+        let packed = Guarded::at_end(&pack::int4(&rows, vectors * 16, 64, 0));
+        let want: Vec<u8> = pack::int8(&rows, vectors * 16).into_iter().map(|w| w << 4).collect();
+        let mut out = Guarded::at_end(&vec![0xA5; want.len()]);
+        let count = (packed.len() / 64) as *mut u8;
+        // SAFETY: the buffers have the sizes that the kernel's contract names; guard pages catch anything else.
+        unsafe { code.call(packed.as_ptr(), std::ptr::null(), out.as_mut_ptr(), std::ptr::null(), count) };
+        assert!(*out == want, "seed {seed}");
     }
 }
 

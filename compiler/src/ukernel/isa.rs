@@ -74,6 +74,7 @@ impl Isa {
             Weights::Int8 => pack::int8(weights, padded),
             Weights::Int16 => pack::int16(weights, padded),
             Weights::Int4Times16 => pack::int4(weights, padded, self.lanes() * 4, 0),
+            Weights::Int4Bytes => pack::int8(weights, padded).into_iter().map(|w| w << 4).collect(),
             Weights::Int4Offset { .. } => pack::int4(weights, padded, self.lanes() * 4, 8),
         }
     }
@@ -89,7 +90,7 @@ impl Isa {
 
     /// Epilogue constants of a tile.
     pub fn epilogue(self, channels: &[Channel], tile: &Tile) -> Vec<u8> {
-        let times16 = tile.weights == Weights::Int4Times16;
+        let times16 = matches!(tile.weights, Weights::Int4Times16 | Weights::Int4Bytes);
         let mut out = self.rescale_constants(channels, tile.rescale, tile.zero_point, times16);
         out.resize(tile.vectors * self.epilogue_bytes(tile.rescale), 0);
         out

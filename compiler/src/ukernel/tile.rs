@@ -11,6 +11,9 @@ pub enum Weights {
     /// Two to a byte; unpacked in registers to sixteen times their value, so that no sign extension is needed. The
     /// accumulator is then sixteen times the true one, bias and shift are adjusted to that.
     Int4Times16,
+    /// One byte each, sixteen times their value: 4-bit weights that [`super::x64::unpack`] has unpacked before. Else as
+    /// [`Self::Int4Times16`].
+    Int4Bytes,
     /// Two to a byte, plus 8; unpacked in registers. Sums stay in i16 for at most `period` steps of four k, which the
     /// largest activation and weight allow.
     Int4Offset {

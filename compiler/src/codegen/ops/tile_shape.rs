@@ -28,6 +28,8 @@ pub(super) struct Work {
 const FIRST_LEVEL: usize = 24 << 10;
 /// Loads a cycle: 28 broadcasts a step, for which two a cycle would do, take 17 cycles.
 const LOAD_RATE: f64 = 1.7;
+/// Cycles to unpack 64 bytes of weights.
+const UNPACK: f64 = 2.0;
 /// Bytes a cycle from the second level, beside the arithmetic.
 const SECOND_LEVEL_RATE: f64 = 19.0;
 
@@ -35,14 +37,19 @@ impl Work {
     /// Cycles for the whole image with tiles of `lines` rows, `pixels` in all.
     pub fn cycles(&self, lines: usize, pixels: usize) -> f64 {
         let tiles = |pixels: usize, count: usize| count as f64 * self.tile(pixels);
-        if lines > 1 {
-            let rest = self.rows % lines * self.columns;
-            tiles(pixels, self.rows / lines) + if rest > 0 { self.tile(rest) } else { 0.0 }
-        } else {
-            let rest = self.columns % pixels;
-            let row = tiles(pixels, self.columns / pixels) + if rest > 0 { self.tile(rest) } else { 0.0 };
-            self.rows as f64 * row
-        }
+        let unpacking = match self.weights {
+            Weights::Int4Bytes => (self.depth * self.vectors * self.isa.lanes() / 64) as f64 * UNPACK,
+            _ => 0.0,
+        };
+        unpacking
+            + if lines > 1 {
+                let rest = self.rows % lines * self.columns;
+                tiles(pixels, self.rows / lines) + if rest > 0 { self.tile(rest) } else { 0.0 }
+            } else {
+                let rest = self.columns % pixels;
+                let row = tiles(pixels, self.columns / pixels) + if rest > 0 { self.tile(rest) } else { 0.0 };
+                self.rows as f64 * row
+            }
     }
 
     /// Cycles of one tile.

@@ -23,7 +23,7 @@ use crate::{
         target::Target,
         tuning::{TileChoice, Tuning},
     },
-    ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale},
+    ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale, x64},
 };
 use cranelift_codegen::ir::{
     FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
@@ -131,7 +131,13 @@ pub(crate) fn plan(
         cycles: 0.0,
     };
     plan.choose_blocks(spec, choice);
-    plan.scratch = if copied { image.iter().product::<usize>() + SLACK } else { 0 };
+    plan.scratch = match plan.private(spec) {
+        0 => plan.scratch_parts(spec)[1],
+        bytes => {
+            let units = plan.shared(spec).map_or(1, |s| s.units(&plan));
+            bytes * parallel::private_areas(bytes).min(units.max(1))
+        }
+    };
     plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
     Ok(plan)
@@ -228,6 +234,9 @@ pub(super) fn choose_rescale(target: &Target, channels: &[Channel], bounds: &[i6
     }
 }
 
+/// Tiles of a block from which on its 4-bit weights are unpacked once, not by each tile.
+const UNPACKED_TILES: usize = 3;
+
 /// Bytes behind a copied image that its last run may read.
 const SLACK: usize = 4;
 
@@ -271,6 +280,10 @@ pub(crate) fn define<M: Module>(
         weights.extend(plan.packed(spec, block));
     }
     let weights = em.rodata(&format!("{name}_weights"), weights)?;
+    let unpack = match plan.blocks.iter().any(|block| block.weights == Weights::Int4Bytes) {
+        true => Some(em.shared_leaf("unpack", x64::unpack::assemble().map_err(|e| fail(name, &e))?)?),
+        false => None,
+    };
     let shared = plan.shared(spec);
     let operands = 3 + plan.joined();
     let params = operands + if shared.is_some() { 2 } else { 0 };
@@ -280,6 +293,7 @@ pub(crate) fn define<M: Module>(
             .iter()
             .map(|(block, usual, rest, offset, epilogue)| BlockCode {
                 block: *block,
+                unpack: unpack.filter(|_| block.weights == Weights::Int4Bytes).map(|id| em.callee(b, id)),
                 usual: usual.map(|id| em.callee(b, id)),
                 rest: rest.map(|id| em.callee(b, id)),
                 weights: b.offset(weights, *offset as i64),
@@ -307,7 +321,7 @@ pub(crate) fn define<M: Module>(
         b.ins().return_(&[]);
         Ok(())
     })?;
-    Ok(LayerFn::new(id, shared.map_or(0, |s| s.units(plan))))
+    Ok(LayerFn { private: plan.private(spec), ..LayerFn::new(id, shared.map_or(0, |s| s.units(plan))) })
 }
 
 /// How threads share a layer of one image.
@@ -365,6 +379,7 @@ struct Parts {
 
 struct BlockCode {
     block: Block,
+    unpack: Option<FuncRef>,
     usual: Option<FuncRef>,
     rest: Option<FuncRef>,
     weights: Value,
@@ -459,6 +474,7 @@ impl TilePlan {
                 Weights::Int8 => "i8".to_owned(),
                 Weights::Int16 => "i8 as i16".to_owned(),
                 Weights::Int4Times16 => "i4 times 16".to_owned(),
+                Weights::Int4Bytes => "i4 unpacked".to_owned(),
                 Weights::Int4Offset { period } => format!("i4 in i16 for {period}"),
             };
             let mode = if self.copied { "padded copy" } else { "in place" };
@@ -520,7 +536,12 @@ impl TilePlan {
         match self.isa {
             Isa::Vnni512 => {
                 let fits = |c: usize| self.bounds[c] < 1 << 27 && self.channels[c].shift <= 58;
-                if paired && channels.clone().all(fits) { Weights::Int4Times16 } else { Weights::Int8 }
+                let few = self.rows * self.columns * vectors < UNPACKED_TILES * 28;
+                match paired && channels.clone().all(fits) {
+                    true if few => Weights::Int4Times16,
+                    true => Weights::Int4Bytes,
+                    false => Weights::Int8,
+                }
             }
             Isa::Avx2 => {
                 // Largest |sum| of two neighbouring products.
@@ -542,17 +563,45 @@ impl TilePlan {
         }
     }
 
-    /// Packed weights of a block.
+    /// Bytes of a block's weights as tiles read them, if they are unpacked before.
+    fn unpacked(&self, spec: &ConvSpec, block: &Block) -> usize {
+        let bytes = spec.kernel[0] * self.run(spec) * block.vectors * self.isa.lanes();
+        if block.weights == Weights::Int4Bytes { bytes } else { 0 }
+    }
+
+    /// Where unpacked weights lie in the scratch area, and its size: behind the image, of all blocks or of one at a time.
+    fn scratch_parts(&self, spec: &ConvSpec) -> [usize; 2] {
+        let image = if self.copied { self.image.iter().product::<usize>() + SLACK } else { 0 };
+        let image = image.next_multiple_of(64);
+        let weights = self.blocks.iter().map(|block| self.unpacked(spec, block));
+        let weights: usize = if self.interleaved(spec) { weights.sum() } else { weights.max().unwrap_or(0) };
+        [image, image + weights]
+    }
+
+    /// Bytes of scratch that each thread needs for itself; 0 where threads share the area.
+    fn private(&self, spec: &ConvSpec) -> usize {
+        let [image, all] = self.scratch_parts(spec);
+        if all > image && self.shared(spec).is_some() { all } else { 0 }
+    }
+
+    /// Packed weights of a block, as they are stored.
     fn packed(&self, spec: &ConvSpec, block: &Block) -> Vec<u8> {
         let rows = (block.first..block.first + block.columns).map(|c| self.padded_weights(spec, c));
         let rows: Vec<Vec<i8>> = rows.collect();
         let rows: Vec<&[i8]> = rows.iter().map(Vec::as_slice).collect();
-        self.isa.pack(&rows, &self.tile(spec, block, block.pixels))
+        let mut tile = self.tile(spec, block, block.pixels);
+        if tile.weights == Weights::Int4Bytes {
+            tile.weights = Weights::Int4Times16;
+        }
+        self.isa.pack(&rows, &tile)
     }
 
     /// Distance of the prefetch: the weights of one block, where they are used by few tiles. Where many use them, fetching
     /// them takes little of the time.
     fn prefetch(&self, spec: &ConvSpec, block: &Block) -> usize {
+        if block.weights == Weights::Int4Bytes {
+            return 0;
+        }
         const FEW: usize = 24;
         const STAYS: usize = 512 << 10;
         let tiles =
@@ -631,7 +680,8 @@ impl TilePlan {
             self.copy_padded(b, spec, parts.rows, images[0], scratch);
             images[0] = scratch;
         }
-        self.multiply(b, spec, blocks, parts, &images, sums);
+        let unpacked = b.offset(scratch, self.scratch_parts(spec)[0] as i64);
+        self.multiply(b, spec, blocks, parts, &images, [sums, unpacked]);
     }
 
     /// Copies what the windows of the output rows `begin..end` read into the scratch area, with borders and padded
@@ -700,7 +750,7 @@ impl TilePlan {
         blocks: &[BlockCode],
         parts: &Parts,
         images: &[Value],
-        sums: Value,
+        [sums, unpacked]: [Value; 2],
     ) {
         let [_, width, channels] = self.image;
         let row_in = spec.window.stride[0] * width * channels;
@@ -723,17 +773,18 @@ impl TilePlan {
             let starts = self.block_offsets(spec, first.block.first);
             let images = advance(b, images, &starts);
             let pixels = first.block.pixels;
+            let weights = self.unpack(b, spec, group, *range, unpacked);
             let tile_in = match self.lines {
                 1 => pixels * spec.window.stride[1] * channels,
                 lines => lines * row_in,
             };
             let steps = by_pixels(tile_in, pixels);
             let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
-                for code in group {
+                for (code, weights) in group.iter().zip(&weights) {
                     if let Some(leaf) = leaf(code) {
                         let offsets = self.block_offsets(spec, code.block.first - first.block.first);
                         let t = advance(b, t, &offsets);
-                        let mut arguments = vec![t[0], code.weights, t[1], code.epilogue, sums];
+                        let mut arguments = vec![t[0], *weights, t[1], code.epilogue, sums];
                         arguments.extend(&t[2..]);
                         b.ins().call(leaf, &arguments);
                     }
@@ -775,6 +826,40 @@ impl TilePlan {
                 advance(b, v, &rows)
             });
         }
+    }
+
+    /// The weights of some blocks as tiles read them: where they are stored, or unpacked into the scratch area if there is
+    /// anything to compute with them.
+    fn unpack(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        group: &[BlockCode],
+        [begin, end]: [Value; 2],
+        scratch: Value,
+    ) -> Vec<Value> {
+        let mut to = scratch;
+        let mut weights = Vec::new();
+        for code in group {
+            let bytes = self.unpacked(spec, &code.block);
+            let Some(unpack) = code.unpack else {
+                weights.push(code.weights);
+                continue;
+            };
+            let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
+            b.branch(
+                some,
+                |b| {
+                    let (none, count) = (b.int(I64, 0), b.int(I64, (bytes / 128) as i64));
+                    b.ins().call(unpack, &[code.weights, none, to, none, count]);
+                    vec![]
+                },
+                |_| vec![],
+            );
+            weights.push(to);
+            to = b.offset(to, bytes as i64);
+        }
+        weights
     }
 
     /// Bytes from the first channel to channel `first`, in everything that tiles go through.

@@ -30,7 +30,7 @@ pub fn max_rows(weights: Weights, vectors: usize) -> usize {
         Weights::Int8 => 12 / vectors,
         Weights::Int16 => 10 / vectors,
         // Two registers of unpacked weights.
-        Weights::Int4Offset { .. } | Weights::Int4Times16 => 12 / vectors.max(2),
+        Weights::Int4Offset { .. } | Weights::Int4Times16 | Weights::Int4Bytes => 12 / vectors.max(2),
     }
 }
 
@@ -38,7 +38,7 @@ pub fn max_rows(weights: Weights, vectors: usize) -> usize {
 pub fn scratch_bytes(tile: &Tile) -> usize {
     match tile.weights {
         Weights::Int4Offset { .. } => tile.rows * tile.vectors * 32,
-        Weights::Int8 | Weights::Int16 | Weights::Int4Times16 => 0,
+        Weights::Int8 | Weights::Int16 | Weights::Int4Times16 | Weights::Int4Bytes => 0,
     }
 }
 
@@ -155,11 +155,15 @@ impl<'a> Kernel<'a> {
                 ((2..=period.min(steps)).rev().find(fits).unwrap_or(whole), tile.vectors * 16)
             }
             Weights::Int16 => (unroll_of(steps), tile.vectors * 64),
-            Weights::Int8 | Weights::Int4Times16 => (unroll_of(steps), tile.vectors * 32),
+            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
+                (unroll_of(steps), tile.vectors * 32)
+            }
         };
         let (mut outer, mut inner) = (self.asm.create_label(), self.asm.create_label());
         match tile.weights {
-            Weights::Int8 | Weights::Int4Times16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.ones))?,
+            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
+                self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.ones))?
+            }
             Weights::Int16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.low_bytes))?,
             Weights::Int4Offset { .. } => {}
         }
@@ -217,7 +221,7 @@ impl<'a> Kernel<'a> {
         let byte_weight = |v: usize| ymmword_ptr(r::rsi + (at + v * 32) as i32);
         let activations = |row: usize| dword_ptr(r::r9 + (tile.pixel(row) + step * 4) as i32);
         match tile.weights {
-            Weights::Int8 | Weights::Int4Times16 => {
+            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
                 for row in 0..tile.rows {
                     self.asm.vpbroadcastd(YMM[14], activations(row))?;
                     for v in 0..tile.vectors {

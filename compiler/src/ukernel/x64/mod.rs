@@ -10,6 +10,7 @@ pub mod max_pool;
 pub mod regs;
 mod requantize;
 mod row;
+pub mod unpack;
 pub mod vector;
 pub mod vnni512;
 pub mod winograd;

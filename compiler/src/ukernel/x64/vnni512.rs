@@ -23,16 +23,16 @@ type Asm = Result<(), IcedError>;
 pub fn max_rows(weights: Weights, vectors: usize) -> usize {
     match weights {
         Weights::Int4Times16 => (30 - vectors.max(2)) / vectors,
-        Weights::Int8 | Weights::Int16 | Weights::Int4Offset { .. } => 28 / vectors,
+        Weights::Int8 | Weights::Int16 | Weights::Int4Bytes | Weights::Int4Offset { .. } => 28 / vectors,
     }
 }
 
-/// Machine code of the tile, whose weights are `Int8` or `Int4Times16`.
+/// Machine code of the tile, whose weights are `Int8`, `Int4Times16` or `Int4Bytes`.
 ///
 /// # Errors
 /// The assembler refuses an instruction, which is a defect of this file.
 pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
-    debug_assert!(matches!(tile.weights, Weights::Int8 | Weights::Int4Times16));
+    debug_assert!(matches!(tile.weights, Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes));
     let mut k = Kernel::new(tile)?;
     k.load_bias()?;
     k.multiply()?;
