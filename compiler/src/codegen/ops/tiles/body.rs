@@ -1,0 +1,386 @@
+//! The function of a layer of tiles: constants, leaves, and the loops around them.
+use super::{Block, ConvSpec, Leaves, SLACK, TilePlan};
+use crate::{
+    Result,
+    codegen::{
+        builder::Fb,
+        emitter::{Emitter, Level, fail},
+        parallel::{self, LayerFn},
+    },
+    ukernel::{Weights, x64},
+};
+use cranelift_codegen::ir::{
+    FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
+};
+use cranelift_module::{FuncId, Linkage, Module};
+
+/// Defines the layer's function: (input, result, scratch, residual and second result if it is joined with a sum, and the
+/// range of units if it can be split).
+pub(crate) fn define<M: Module>(
+    em: &mut Emitter<M>,
+    leaves: &mut Leaves,
+    name: &str,
+    spec: &ConvSpec,
+    plan: &TilePlan,
+) -> Result<LayerFn> {
+    // Blocks follow each other in memory, so that a tile can prefetch the next one's weights.
+    let (mut blocks, mut weights) = (Vec::new(), Vec::new());
+    for block in &plan.blocks {
+        let mut leaf = |em: &mut Emitter<M>, pixels: usize| -> Result<Option<FuncId>> {
+            if pixels == 0 {
+                return Ok(None);
+            }
+            let code = plan.isa.assemble(&plan.tile(spec, block, pixels)).map_err(|e| fail(name, &e))?;
+            if let Some(id) = leaves.get(&code) {
+                return Ok(Some(*id));
+            }
+            let label = format!("tile_{pixels}x{}_{}", block.vectors * plan.isa.lanes(), leaves.len());
+            let id = em.leaf(&label, 5 + plan.joined(), &[], &code)?;
+            leaves.insert(code, id);
+            Ok(Some(id))
+        };
+        let usual = leaf(em, block.pixels)?;
+        let rest = leaf(em, plan.rest(block))?;
+        let channels = &plan.channels[block.first..block.first + block.columns];
+        let mut epilogue = plan.isa.epilogue(channels, &plan.tile(spec, block, block.pixels));
+        if let Some(joined) = &plan.join {
+            epilogue.extend(joined.constants.bytes());
+        }
+        let epilogue = em.rodata(&format!("{name}_requant"), epilogue)?;
+        blocks.push((*block, usual, rest, weights.len(), epilogue));
+        weights.extend(plan.packed(spec, block));
+    }
+    let weights = em.rodata(&format!("{name}_weights"), weights)?;
+    let unpack = match plan.blocks.iter().any(|block| block.weights == Weights::Int4Bytes) {
+        true => Some(em.shared_leaf("unpack", x64::unpack::assemble().map_err(|e| fail(name, &e))?)?),
+        false => None,
+    };
+    let shared = plan.shared(spec);
+    let operands = 3 + plan.joined();
+    let params = operands + if shared.is_some() { 2 } else { 0 };
+    let id = em.function(name, Linkage::Local, Level::Speed, params, &[], |em, b, p| {
+        let weights = em.address(b, weights);
+        let blocks: Vec<BlockCode> = blocks
+            .iter()
+            .map(|(block, usual, rest, offset, epilogue)| BlockCode {
+                block: *block,
+                unpack: unpack.filter(|_| block.weights == Weights::Int4Bytes).map(|id| em.callee(b, id)),
+                usual: usual.map(|id| em.callee(b, id)),
+                rest: rest.map(|id| em.callee(b, id)),
+                weights: b.offset(weights, *offset as i64),
+                epilogue: em.address(b, *epilogue),
+            })
+            .collect();
+        let sums = plan.sums_on_stack(b);
+        // The input, then what tiles read or write by output pixel.
+        let images: Vec<Value> = [p[0], p[1]].into_iter().chain(p[3..operands].iter().copied()).collect();
+        if let Some(shared) = &shared {
+            let parts = shared.parts(b, plan, [p[operands], p[operands + 1]]);
+            plan.image(b, spec, &blocks, &parts, &images, [p[2], sums]);
+        } else {
+            let [n, h, w, c] = spec.input;
+            let pixels = plan.rows * plan.columns;
+            let steps: Vec<usize> = std::iter::once(h * w * c)
+                .chain(plan.pixel_steps(spec).into_iter().map(|bytes| pixels * bytes))
+                .collect();
+            let parts = plan.whole(b);
+            b.repeat(n, &images, |b, v| {
+                plan.image(b, spec, &blocks, &parts, v, [p[2], sums]);
+                v.iter().zip(&steps).map(|(v, step)| b.offset(*v, *step as i64)).collect()
+            });
+        }
+        b.ins().return_(&[]);
+        Ok(())
+    })?;
+    Ok(LayerFn { private: plan.private(spec), ..LayerFn::new(id, shared.map_or(0, |s| s.units(plan))) })
+}
+
+/// How threads share a layer of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    /// Every thread computes all channels of its rows (of its tiles of the long row).
+    Pixels,
+    /// Rows block by block: a thread reads only its blocks' weights.
+    Channels,
+}
+
+impl Shared {
+    pub fn units(self, plan: &TilePlan) -> usize {
+        let items = plan.blocks.iter().map(|b| plan.items(b));
+        match self {
+            Self::Pixels => items.max().unwrap_or(0),
+            Self::Channels => items.sum(),
+        }
+    }
+
+    /// The range of rows to copy, and of rows or tiles of every block.
+    fn parts(self, b: &mut Fb<'_>, plan: &TilePlan, range: [Value; 2]) -> Parts {
+        let units = self.units(plan);
+        let mut first = 0;
+        let blocks = plan.blocks.iter().map(|block| {
+            let items = plan.items(block);
+            first += items;
+            match self {
+                Self::Pixels => parallel::scaled(b, range, units, items),
+                Self::Channels => parallel::within(b, range, first - items, items),
+            }
+        });
+        let blocks = blocks.collect();
+        let rows = match self {
+            Self::Pixels if plan.lines > 1 => {
+                let lines = plan.lines as i64;
+                let [begin, end] = range.map(|v| b.ins().imul_imm_s(v, lines));
+                let rows = b.int(I64, plan.rows as i64);
+                [begin, b.ins().smin(end, rows)]
+            }
+            Self::Pixels => range,
+            Self::Channels => [b.int(I64, 0), b.int(I64, plan.rows as i64)],
+        };
+        Parts { rows, blocks }
+    }
+}
+
+/// What a call computes, as ranges.
+struct Parts {
+    /// Output rows whose windows are copied.
+    rows: [Value; 2],
+    /// For each block rows, or tiles of the long row.
+    blocks: Vec<[Value; 2]>,
+}
+
+struct BlockCode {
+    block: Block,
+    unpack: Option<FuncRef>,
+    usual: Option<FuncRef>,
+    rest: Option<FuncRef>,
+    weights: Value,
+    epilogue: Value,
+}
+
+impl TilePlan {
+    /// All of one image.
+    fn whole(&self, b: &mut Fb<'_>) -> Parts {
+        let all = |b: &mut Fb<'_>, count: usize| [b.int(I64, 0), b.int(I64, count as i64)];
+        let blocks = self.blocks.iter().map(|block| all(b, self.items(block))).collect();
+        Parts { rows: all(b, self.rows), blocks }
+    }
+
+    /// Address of the sums: a stack slot, aligned by hand because frames are to 16 bytes only.
+    fn sums_on_stack(&self, b: &mut Fb<'_>) -> Value {
+        if self.sums == 0 {
+            return b.int(I64, 0);
+        }
+        let size = self.sums as u32 + 48;
+        let slot = b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, size, 4));
+        let address = b.ins().stack_addr(I64, slot, 63);
+        b.ins().band_imm_s(address, -64)
+    }
+
+    /// Copies the windows of a part of one image if need be, and computes the part.
+    fn image(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        blocks: &[BlockCode],
+        parts: &Parts,
+        images: &[Value],
+        [scratch, sums]: [Value; 2],
+    ) {
+        let mut images = images.to_vec();
+        if self.copied {
+            self.copy_padded(b, spec, parts.rows, images[0], scratch);
+            images[0] = scratch;
+        }
+        let unpacked = b.offset(scratch, self.scratch_parts(spec)[0] as i64);
+        self.multiply(b, spec, blocks, parts, &images, [sums, unpacked]);
+    }
+
+    /// Copies what the windows of the output rows `begin..end` read into the scratch area, with borders and padded
+    /// channels.
+    fn copy_padded(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        [begin, end]: [Value; 2],
+        input: Value,
+        scratch: Value,
+    ) {
+        let [rows, columns, channels] = self.image;
+        let [_, h, w, c] = spec.input;
+        let [top, left, ..] = spec.window.pads;
+        let zero = [spec.input_zero_point as u8; 8];
+        let (top, left) = (top.min(rows), left.min(columns));
+        // Strides may leave the last rows and columns of the input unread.
+        let (inner_rows, inner_columns) = (h.min(rows - top), w.min(columns - left));
+        let row_bytes = (columns * channels) as i64;
+        let stride = spec.window.stride[0] as i64;
+        let window = ((spec.kernel[0] - 1) * spec.window.dilation[0] + 1) as i64;
+        let first = b.ins().imul_imm_s(begin, stride);
+        let last = b.offset(end, -1);
+        let last = b.ins().imul_imm_s(last, stride);
+        let range = [first, b.offset(last, window)];
+
+        let border = |b: &mut Fb<'_>, from: usize, count: usize| {
+            if count == 0 {
+                return;
+            }
+            let [begin, end] = parallel::within(b, range, from, count);
+            let first = b.offset(scratch, from as i64 * row_bytes);
+            let to = b.index(first, begin, row_bytes);
+            b.repeat_range([begin, end], &[to], |b, _, v| {
+                b.fill(v[0], columns * channels, zero);
+                vec![b.offset(v[0], row_bytes)]
+            });
+        };
+        border(b, 0, top);
+        border(b, top + inner_rows, rows - top - inner_rows);
+
+        let inner = parallel::within(b, range, top, inner_rows);
+        let from = b.index(input, inner[0], (w * c) as i64);
+        let first = b.offset(scratch, top as i64 * row_bytes);
+        let to = b.index(first, inner[0], row_bytes);
+        let right = columns - left - inner_columns;
+        b.repeat_range(inner, &[from, to], |b, _, v| {
+            b.fill(v[1], left * channels, zero);
+            let to = b.offset(v[1], (left * channels) as i64);
+            b.copy(v[0], to, inner_columns * c);
+            let to = b.offset(to, (inner_columns * channels) as i64);
+            b.fill(to, right * channels, zero);
+            vec![b.offset(v[0], (w * c) as i64), b.offset(v[1], row_bytes)]
+        });
+        // What the last run reads behind the image meets zero weights, but shall not be undefined.
+        let behind = b.offset(scratch, rows as i64 * row_bytes);
+        b.fill(behind, SLACK, zero);
+    }
+
+    /// Tiles of a part of one image, block by block. `images`: the input, the result, what a join reads and writes.
+    fn multiply(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        blocks: &[BlockCode],
+        parts: &Parts,
+        images: &[Value],
+        [sums, unpacked]: [Value; 2],
+    ) {
+        let [_, width, channels] = self.image;
+        let row_in = spec.window.stride[0] * width * channels;
+        let pixel_steps = self.pixel_steps(spec);
+        let by_pixels = |input: usize, pixels: usize| -> Vec<i64> {
+            let results = pixel_steps.iter().map(|bytes| pixels * bytes);
+            std::iter::once(input).chain(results).map(|bytes| bytes as i64).collect()
+        };
+        let rows = by_pixels(row_in, self.columns);
+        let advance = |b: &mut Fb<'_>, at: &[Value], steps: &[i64]| -> Vec<Value> {
+            at.iter().zip(steps).map(|(v, step)| b.offset(*v, *step)).collect()
+        };
+        let index = |b: &mut Fb<'_>, at: &[Value], count: Value, steps: &[i64]| -> Vec<Value> {
+            at.iter().zip(steps).map(|(v, step)| b.index(*v, count, *step)).collect()
+        };
+        // Block by block, or all blocks for each tile's pixels.
+        let together = if self.interleaved(spec) { blocks.len() } else { 1 };
+        for (group, ranges) in blocks.chunks(together).zip(parts.blocks.chunks(together)) {
+            let (Some(first), Some(range)) = (group.first(), ranges.first()) else { continue };
+            let starts = self.block_offsets(spec, first.block.first);
+            let images = advance(b, images, &starts);
+            let pixels = first.block.pixels;
+            let weights = self.unpack(b, spec, group, *range, unpacked);
+            let tile_in = match self.lines {
+                1 => pixels * spec.window.stride[1] * channels,
+                lines => lines * row_in,
+            };
+            let steps = by_pixels(tile_in, pixels);
+            let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
+                for (code, weights) in group.iter().zip(&weights) {
+                    if let Some(leaf) = leaf(code) {
+                        let offsets = self.block_offsets(spec, code.block.first - first.block.first);
+                        let t = advance(b, t, &offsets);
+                        let mut arguments = vec![t[0], *weights, t[1], code.epilogue, sums];
+                        arguments.extend(&t[2..]);
+                        b.ins().call(leaf, &arguments);
+                    }
+                }
+            };
+            let usual = |b: &mut Fb<'_>, t: &[Value]| {
+                call(b, t, |code| code.usual);
+                advance(b, t, &steps)
+            };
+            let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
+            let [begin, end] = *range;
+            if self.one_dimensional() {
+                let from = index(b, &images, begin, &steps);
+                let tiles = b.int(I64, whole as i64);
+                let stop = b.ins().smin(end, tiles);
+                b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
+                if first.rest.is_some() {
+                    // The shorter tile is the last one: it belongs to the range that ends behind it.
+                    let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
+                    let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
+                    let last = b.ins().band(some, behind);
+                    let whole: Vec<i64> = steps.iter().map(|step| whole as i64 * step).collect();
+                    let from = advance(b, &images, &whole);
+                    b.branch(
+                        last,
+                        |b| {
+                            call(b, &from, |code| code.rest);
+                            vec![]
+                        },
+                        |_| vec![],
+                    );
+                }
+                continue;
+            }
+            let from = index(b, &images, begin, &rows);
+            b.repeat_range([begin, end], &from, |b, _, v| {
+                let t = b.repeat(whole, v, usual);
+                call(b, &t, |code| code.rest);
+                advance(b, v, &rows)
+            });
+        }
+    }
+
+    /// The weights of some blocks as tiles read them: where they are stored, or unpacked into the scratch area if there is
+    /// anything to compute with them.
+    fn unpack(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        group: &[BlockCode],
+        [begin, end]: [Value; 2],
+        scratch: Value,
+    ) -> Vec<Value> {
+        let mut to = scratch;
+        let mut weights = Vec::new();
+        for code in group {
+            let bytes = self.unpacked(spec, &code.block);
+            let Some(unpack) = code.unpack else {
+                weights.push(code.weights);
+                continue;
+            };
+            let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
+            b.branch(
+                some,
+                |b| {
+                    let (none, count) = (b.int(I64, 0), b.int(I64, (bytes / 128) as i64));
+                    b.ins().call(unpack, &[code.weights, none, to, none, count]);
+                    vec![]
+                },
+                |_| vec![],
+            );
+            weights.push(to);
+            to = b.offset(to, bytes as i64);
+        }
+        weights
+    }
+
+    /// Bytes from the first channel to channel `first`, in everything that tiles go through.
+    fn block_offsets(&self, spec: &ConvSpec, first: usize) -> Vec<i64> {
+        let output = self.join.as_ref().map_or(spec.output, |j| j.output);
+        let joined = self.join.as_ref().map(|j| [j.join.residual.bytes() * first, first]);
+        [0, output.dtype.bytes(first)]
+            .into_iter()
+            .chain(joined.into_iter().flatten())
+            .map(|v| v as i64)
+            .collect()
+    }
+}
