@@ -31,8 +31,6 @@ impl Code {
     pub const QUANTIZE: Self = Self(402);
     /// The target or its features are unknown or unsupported.
     pub const TARGET: Self = Self(501);
-    /// Bit widths that the code generator cannot execute.
-    pub const WIDTH: Self = Self(502);
     /// A file cannot be read or written.
     pub const FILE: Self = Self(601);
     /// The system linker is missing or failed.

@@ -30,7 +30,6 @@ fn bundle(graph: &IntGraph, target: &Target) -> Bundle {
         prefix: CName::new("net").expect("usable"),
         model_sha256: "0".repeat(64),
         listing: false,
-        any_width: false,
         tuning: goshawk_compiler::codegen::Tuning::default(),
     })
     .expect("compiles")
@@ -339,7 +338,7 @@ fn libraries_of_random_networks_give_the_interpreters_bytes() {
     let targets: Vec<_> = targets.iter().filter(|t| t.runs_here()).collect();
     let dir = tempfile::tempdir().expect("a temporary folder");
     for seed in 0..graphs {
-        let graph = generate::graph(seed, generate::Options { nodes: 12, elements: 2000, native: true });
+        let graph = generate::graph(seed, generate::Options { nodes: 12, elements: 2000, usual: false });
         let inputs = generate::inputs(&graph, seed);
         let expected: Vec<_> =
             int::run(&graph, &inputs).expect("runs").iter().map(Tensor::to_bytes).collect();

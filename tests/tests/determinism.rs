@@ -27,7 +27,6 @@ fn artefacts(with_cc: bool) -> BTreeMap<String, Vec<u8>> {
                 prefix: CName::from_model_name(&graph.name),
                 model_sha256: String::new(),
                 listing: true,
-                any_width: false,
                 tuning: goshawk_compiler::codegen::Tuning::default(),
             })
             .expect("compiles");

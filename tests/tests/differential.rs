@@ -18,7 +18,7 @@ const GRAPHS: u64 = 500;
 
 fn graph(seed: u64) -> IntGraph {
     let options = generate::Options {
-        native: seed.is_multiple_of(2),
+        usual: seed.is_multiple_of(2),
         nodes: 2 + seed as usize % 16,
         ..Default::default()
     };
@@ -28,7 +28,7 @@ fn graph(seed: u64) -> IntGraph {
 /// `None` where this machine cannot run the code.
 fn options(cpu: &str) -> Option<Options> {
     let target = Target::parse(Some("x86_64-unknown-linux-gnu"), cpu).expect("known");
-    target.runs_here().then(|| Options { any_width: true, share_all: true, ..Options::new(target, "m") })
+    target.runs_here().then(|| Options { share_all: true, ..Options::new(target, "m") })
 }
 
 fn floats(g: &IntGraph, seed: u64) -> Vec<Tensor> {
@@ -111,7 +111,7 @@ fn jit_avxvnni() {
 #[test]
 fn residual_sums_are_joined() {
     let target = Target::parse(Some("x86_64-unknown-linux-gnu"), "avx512vnni").expect("known");
-    let options = Options { any_width: true, ..Options::new(target, "m") };
+    let options = Options::new(target, "m");
     let joins = |seed| codegen::arena(&graph(seed), &options).expect("plan").joins;
     let all: Vec<_> = (0..GRAPHS).flat_map(joins).collect();
     let twice = all.iter().filter(|j| j.requant.is_some()).count();
@@ -171,7 +171,7 @@ fn missing_cpu_features_are_reported() {
         if target.runs_here() {
             continue;
         }
-        let options = Options { any_width: true, ..Options::new(target, "m") };
+        let options = Options::new(target, "m");
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("libm.so");
         let bytes = shared::link(&object(&g, &options), "libm.so").expect("link");
@@ -211,7 +211,7 @@ fn levels_are_chosen_at_run_time() {
             assert!(levels[..i].iter().all(|l| !l.features().all(|f| native.has(f))), "{cpus}");
         }
         let options = Options::for_levels(&levels, "m").expect("levels");
-        let options = Options { any_width: true, share_all: true, ..options };
+        let options = Options { share_all: true, ..options };
         for seed in (n as u64..60).step_by(12) {
             let g = graph(seed);
             let memory = codegen::arena(&g, &options).expect("plan");
@@ -253,7 +253,7 @@ fn levels_are_chosen_at_run_time() {
             let alone = codegen::plan(
                 &g,
                 &memory,
-                &Options { any_width: true, ..Options::new(levels[level].clone(), "m") },
+                &Options::new(levels[level].clone(), "m"),
             );
             assert_eq!(
                 jit.layers,
@@ -269,7 +269,7 @@ fn levels_are_chosen_at_run_time() {
 fn aarch64_objects() {
     for (i, cpu) in ["generic", "generic+dotprod", "generic+i8mm"].into_iter().enumerate() {
         let target = Target::parse(Some("aarch64-unknown-linux-gnu"), cpu).expect("known");
-        let options = Options { any_width: true, ..Options::new(target, "m") };
+        let options = Options::new(target, "m");
         for seed in (i as u64..150).step_by(3) {
             let bytes = object(&graph(seed), &options);
             shared::link(&bytes, "libm.so").unwrap_or_else(|e| panic!("seed {seed}: {e}"));

@@ -15,8 +15,7 @@ const CPUS: [&str; 6] = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "avx51
 fn native(cpu: &'static str) -> Option<Backend> {
     let target = Target::parse(None, cpu).ok().filter(Target::runs_here)?;
     let run = move |g: &IntGraph, inputs: &[Tensor]| {
-        let mut options = codegen::Options::new(target.clone(), "filetest");
-        options.any_width = true;
+        let options = codegen::Options::new(target.clone(), "filetest");
         let memory = codegen::arena(g, &options).map_err(|e| e.to_string())?;
         let model = codegen::jit(g, &memory, &options).map_err(|e| e.to_string())?;
         model.run(inputs).map(Some).map_err(|e| e.to_string())

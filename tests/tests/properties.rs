@@ -7,7 +7,7 @@ const GRAPHS: u64 = 600;
 
 fn each(check: impl Fn(u64, &IntGraph)) {
     for seed in 0..GRAPHS {
-        let options = Options { native: seed % 3 == 0, nodes: 2 + seed as usize % 20, ..Options::default() };
+        let options = Options { usual: seed % 3 == 0, nodes: 2 + seed as usize % 20, ..Options::default() };
         check(seed, &graph(seed, options));
     }
 }

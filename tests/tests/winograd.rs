@@ -16,7 +16,7 @@ fn options(choice: Option<TileChoice>) -> Option<Options> {
         return None;
     }
     let tuning = Tuning::all(choice);
-    Some(Options { any_width: true, share_all: true, tuning, ..Options::new(target, "m") })
+    Some(Options { share_all: true, tuning, ..Options::new(target, "m") })
 }
 
 /// How many layers were computed by Winograd.

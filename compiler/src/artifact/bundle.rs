@@ -27,8 +27,6 @@ pub struct Request<'a> {
     pub model_sha256: String,
     /// Whether [`Object::asm`] is wanted.
     pub listing: bool,
-    /// Accepts all bit widths that fit the element types: see [`codegen::Options::any_width`].
-    pub any_width: bool,
     /// Tiles by measurement: see [`codegen::Options::tuning`].
     pub tuning: codegen::Tuning,
 }
@@ -50,9 +48,9 @@ pub struct Bundle {
 /// # Errors
 /// Bit widths that the target cannot execute, or ports that the C interface cannot express.
 pub fn compile(request: Request<'_>) -> Result<Bundle> {
-    let Request { graph, levels, prefix, model_sha256, listing, any_width, tuning } = request;
+    let Request { graph, levels, prefix, model_sha256, listing, tuning } = request;
     let mut options = codegen::Options::for_levels(levels, prefix.as_str())?;
-    (options.listing, options.any_width, options.tuning) = (listing, any_width, tuning);
+    (options.listing, options.tuning) = (listing, tuning);
     let memory = codegen::arena(graph, &options)?;
     memory::check(graph, &memory).map_err(|e| Error::internal(&e))?;
     let plans = codegen::plans(graph, &memory, &options)?;

@@ -52,8 +52,6 @@ pub struct Options {
     pub info: Vec<u8>,
     /// Whether [`Object::asm`] is wanted.
     pub listing: bool,
-    /// Accepts weights and activations of any width that fits their element type instead of 4, 8 (and 16) bits only.
-    pub any_width: bool,
     /// Lets threads share every layer that can be split, however small: for tests.
     pub share_all: bool,
     /// Takes the time between layers, for [`JitModel::session`]; the JIT of a single level only, never artefacts.
@@ -71,7 +69,6 @@ impl Options {
             name: name.into(),
             info: Vec::new(),
             listing: false,
-            any_width: false,
             share_all: false,
             profile: false,
             tuning: Tuning::default(),
@@ -108,7 +105,7 @@ pub fn arena(graph: &IntGraph, options: &Options) -> Result<MemoryPlan> {
 /// the most demanding level needs.
 ///
 /// # Errors
-/// [`crate::Code::WIDTH`]: bit widths that native code does not execute.
+/// [`crate::Code::INTERNAL`] for graphs that the verifier would refuse.
 pub fn plan(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<KernelPlan> {
     Ok(plans(graph, memory, options)?.swap_remove(0))
 }
@@ -120,7 +117,7 @@ pub fn plan(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<
 pub fn plans(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Vec<KernelPlan>> {
     let mut plans = options
         .levels()
-        .map(|target| plan::plan(graph, memory, target, options.any_width, &options.tuning))
+        .map(|target| plan::plan(graph, memory, target, &options.tuning))
         .collect::<Result<Vec<_>>>()?;
     let scratch = plans.iter().map(|p| p.scratch_bytes).max().unwrap_or(0);
     for plan in &mut plans {

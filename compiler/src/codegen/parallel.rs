@@ -56,6 +56,11 @@ const SCRATCH: usize = 2;
 /// Bytes of the scratch area that tasks with areas of their own may take together, unless two need more.
 const PRIVATE_BYTES: usize = 2 << 20;
 
+/// Scratch of a layer of `units` units whose tasks need that many bytes each.
+pub(crate) fn private_scratch(bytes: usize, units: usize) -> usize {
+    bytes * private_areas(bytes).min(units.max(1))
+}
+
 /// Most tasks of a layer whose tasks need that many bytes of scratch each.
 pub(crate) const fn private_areas(bytes: usize) -> usize {
     let most = PRIVATE_BYTES / if bytes == 0 { 1 } else { bytes };

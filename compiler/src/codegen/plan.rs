@@ -15,7 +15,7 @@ use super::{
     target::Target,
     tuning::Tuning,
 };
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 use goshawk_ir::{
     DType, IntGraph, IntOp, IrError, NodeId, Operator, Requant, TensorType, op::window::ConvWindow,
 };
@@ -86,12 +86,11 @@ pub(crate) enum ConvChoice {
 /// Chooses the kernels.
 ///
 /// # Errors
-/// [`Code::WIDTH`]: weights or activations of a width that native code does not execute, unless `any_width`.
+/// [`Code::INTERNAL`] for graphs that the verifier would refuse.
 pub(crate) fn plan(
     graph: &IntGraph,
     memory: &MemoryPlan,
     target: &Target,
-    any_width: bool,
     tuning: &Tuning,
 ) -> Result<KernelPlan> {
     let order = graph.topo_order().map_err(|e| Error::internal(&e))?;
@@ -100,9 +99,6 @@ pub(crate) fn plan(
     let mut pools = BTreeMap::new();
     for id in &order {
         let node = graph.node(*id);
-        if !any_width {
-            check_width(graph, *id)?;
-        }
         let types = graph.operand_types(*id);
         let mut report = LayerReport {
             name: node.name.clone(),
@@ -283,32 +279,6 @@ fn gemm_name(plan: &GemmPlan) -> String {
     let mode = if plan.direct { "direct" } else { "gathered" };
     let scheme = format!("{:?}", plan.scheme).to_lowercase();
     format!("gemm 4x8 {kind} {weights} {mode} {scheme}")
-}
-
-/// Native code executes weights of 4 and 8 bits and activations of 4, 8 and 16 bits.
-fn check_width(graph: &IntGraph, id: NodeId) -> Result<()> {
-    let node = graph.node(id);
-    let refuse = |what: &str, bits: u8, allowed: &str| {
-        Error::new(Code::WIDTH, format!("{what} of {bits} bits cannot be compiled"))
-            .at(node.name.clone())
-            .because(format!("native code has kernels for {what} of {allowed} bits"))
-            .help("change the bits of this layer; the interpreter (`goshawk eval`) runs 2 to 8 bits")
-    };
-    match &node.op {
-        IntOp::Conv(_) | IntOp::Linear(_) => {
-            if let Some(q) = graph.operand_types(id).get(1).and_then(|t| t.quant.as_ref())
-                && !matches!(q.bits, 4 | 8)
-            {
-                return Err(refuse("weights", q.bits, "4 or 8"));
-            }
-        }
-        _ if node.op.as_const().is_some() => return Ok(()),
-        _ => {}
-    }
-    match (&node.ty.quant, node.ty.dtype) {
-        (Some(q), DType::U8) if !matches!(q.bits, 4 | 8) => Err(refuse("activations", q.bits, "4, 8 or 16")),
-        _ => Ok(()),
-    }
 }
 
 /// The result grid of an operator with a requantization.

@@ -138,7 +138,7 @@ pub struct Build {
 /// Generates the files, with code for every one of `levels`. Nothing is written.
 ///
 /// # Errors
-/// [`Code::WIDTH`], [`Code::TARGET`], [`Code::LINKER`]; [`Code::INTERNAL`] for defects.
+/// [`Code::TARGET`], [`Code::LINKER`]; [`Code::INTERNAL`] for defects.
 pub fn build(
     model: &Model,
     quantized: &Quantized,
@@ -216,7 +216,6 @@ fn compile(
         prefix: name.clone(),
         model_sha256: model.sha256.clone(),
         listing,
-        any_width: false,
         tuning: quantized.tuning.clone(),
     })
 }

@@ -112,7 +112,7 @@ pub struct Profile {
 /// Measures every layer of a network, on inputs from a fixed generator.
 ///
 /// # Errors
-/// [`Code::TARGET`] where the target does not run here, [`Code::WIDTH`], [`Code::RUN`], [`Code::INTERRUPTED`].
+/// [`Code::TARGET`] where the target does not run here, [`Code::RUN`], [`Code::INTERRUPTED`].
 pub fn measure(
     name: &str,
     quantized: &Quantized,

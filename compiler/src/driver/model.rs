@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Code, Error, Result,
-    codegen::{self, JitModel, Tuning},
+    codegen::{self, JitModel, KernelPlan, Tuning},
     data::{Dataset, InputSpec},
     import,
 };
@@ -164,6 +164,14 @@ pub struct Quantized {
 }
 
 impl Quantized {
+    /// The kernels of the best level.
+    ///
+    /// # Errors
+    /// Those of [`codegen::arena`] and [`codegen::plan`].
+    pub fn plan(&self, options: &codegen::Options) -> Result<KernelPlan> {
+        codegen::plan(&self.graph, &codegen::arena(&self.graph, options)?, options)
+    }
+
     /// Machine code in this process.
     ///
     /// # Errors

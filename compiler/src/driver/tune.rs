@@ -118,7 +118,7 @@ impl Cache {
     /// [`Code::TARGET`] where there is something to measure and the target does not run here; [`Code::INTERRUPTED`].
     pub fn fill(&mut self, quantized: &Quantized, target: &Target, progress: &dyn Progress) -> Result<usize> {
         let options = Options::new(target.clone(), "tune");
-        let plan = codegen::plan(&quantized.graph, &codegen::arena(&quantized.graph, &options)?, &options)?;
+        let plan = quantized.plan(&options)?;
         let missing: BTreeSet<String> = plan
             .layers
             .into_iter()

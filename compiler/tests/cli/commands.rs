@@ -106,10 +106,10 @@ fn profiles_replace_data() {
 fn eval_compares_engines_and_settings() {
     let place = Place::new();
     label(&place);
-    let report = place.json("eval model.onnx --data x.npy --calib x.npy --uniform w8a8,w4a8 --max-drop 50");
+    let report = place.json("eval model.onnx --data x.npy --calib x.npy --uniform w8a8,w3a6 --max-drop 50");
     let results = report["results"].as_array().expect("results");
     let names: Vec<_> = results.iter().map(|r| r["name"].as_str().unwrap_or_default()).collect();
-    assert_eq!(names, ["float", "w8a8 int", "w8a8 native", "w4a8 int", "w4a8 native"]);
+    assert_eq!(names, ["float", "w8a8 int", "w8a8 native", "w3a6 int", "w3a6 native"]);
     assert_eq!(results[0]["top1_percent"], 100.0);
     for native in [2, 4] {
         assert_eq!(results[native]["same_as_previous"], 16, "native equals the interpreter");

@@ -99,10 +99,10 @@ impl Builder {
         result: Shape,
     ) -> (Vec<NodeId>, TensorType, goshawk_ir::Requant) {
         let bits: u8 =
-            if self.options.native { self.random.pick(&[4, 8, 8]) } else { self.random.between(2, 8) as u8 };
+            if self.options.usual { self.random.pick(&[4, 8, 8]) } else { self.random.between(2, 8) as u8 };
         // Few bits may also stand in i8.
         let dtype =
-            if bits <= 4 && (self.options.native || self.random.chance(80)) { DType::I4 } else { DType::I8 };
+            if bits <= 4 && (self.options.usual || self.random.chance(80)) { DType::I4 } else { DType::I8 };
         let top = (1 << (bits - 1)) - 1;
         let (out, k) = (weight[0], weight.count() / weight[0]);
         let mut w = self.random.values(weight.count(), -top, top, 0);

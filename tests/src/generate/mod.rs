@@ -24,13 +24,13 @@ pub struct Options {
     pub nodes: usize,
     /// Largest number of elements of a value.
     pub elements: usize,
-    /// Only what native code accepts: weights and activations of 4 or 8 bits (and 16 on the residual grid).
-    pub native: bool,
+    /// Only the usual widths: weights and activations of 4 or 8 bits (and 16 on the residual grid).
+    pub usual: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 12, elements: 6000, native: false }
+        Self { nodes: 12, elements: 6000, usual: false }
     }
 }
 
@@ -159,7 +159,7 @@ impl Builder {
     }
 
     fn activation_bits(&mut self) -> u8 {
-        if self.options.native {
+        if self.options.usual {
             self.random.pick(&[4, 8, 8])
         } else {
             self.random.pick(&[2, 3, 4, 5, 6, 7, 8, 8, 8])

@@ -105,7 +105,7 @@ pub(super) fn single(
 
 fn options(triple: &str, cpu: &str) -> Options {
     let target = Target::parse(Some(triple), cpu).expect("known");
-    Options { any_width: true, ..Options::new(target, "m") }
+    Options::new(target, "m")
 }
 
 /// Both entry points at every level that runs here, on a few random inputs.

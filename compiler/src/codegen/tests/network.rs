@@ -69,19 +69,6 @@ fn objects_are_deterministic_and_state_their_stack() {
 }
 
 #[test]
-fn widths() {
-    let g = residual();
-    let mut odd = g.clone();
-    let w = odd.find("a.w").expect("exists");
-    odd.node_mut(w).ty.quant = Some(QParams::per_channel(0, vec![0.01; 16], 5));
-    let memory = memory::plan(&g).expect("plan");
-    let strict = Options { any_width: false, ..options(X64, "x86-64-v3") };
-    object(&g, &memory, &strict).expect("8 bits");
-    let error = object(&odd, &memory, &strict).expect_err("5 bits");
-    assert_eq!((error.code, error.place.as_deref()), (Code::WIDTH, Some("a")));
-}
-
-#[test]
 fn wrong_inputs_are_refused() {
     let g = residual();
     let memory = memory::plan(&g).expect("plan");

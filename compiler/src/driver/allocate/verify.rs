@@ -63,7 +63,7 @@ impl Bench<'_> {
     pub fn arena(&self, plan: &BitPlan) -> Result<usize> {
         let q = self.lower(plan)?;
         let options = codegen::Options::new(self.target.clone(), "model");
-        Ok(codegen::plan(&q.graph, &codegen::arena(&q.graph, &options)?, &options)?.arena_bytes)
+        Ok(q.plan(&options)?.arena_bytes)
     }
 
     /// Measures each plan: accuracy on `data` (byte for byte the integer interpreter's, by the contract of the compiler),

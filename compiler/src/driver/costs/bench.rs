@@ -57,7 +57,6 @@ impl<'a> Bench<'a> {
             prefix: CName::from_model_name("layer"),
             model_sha256: String::new(),
             listing: false,
-            any_width: false,
             tuning: codegen::Tuning::default(),
         })?;
         let bytes = bundle.shared("liblayer.so", None)?;

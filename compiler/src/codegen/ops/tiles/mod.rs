@@ -132,10 +132,7 @@ pub(crate) fn plan(
     plan.choose_blocks(spec, choice);
     plan.scratch = match plan.private(spec) {
         0 => plan.scratch_parts(spec)[1],
-        bytes => {
-            let units = plan.shared(spec).map_or(1, |s| s.units(&plan));
-            bytes * parallel::private_areas(bytes).min(units.max(1))
-        }
+        bytes => parallel::private_scratch(bytes, plan.shared(spec).map_or(1, |s| s.units(&plan))),
     };
     plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);

@@ -194,8 +194,7 @@ impl WinogradPlan {
 
     /// Bytes of scratch that all threads need.
     pub fn scratch(&self, spec: &ConvSpec) -> usize {
-        let private = self.private(spec);
-        private * parallel::private_areas(private).min(self.units().max(1))
+        parallel::private_scratch(self.private(spec), self.units())
     }
 
     /// Bytes of scratch that one thread needs.
