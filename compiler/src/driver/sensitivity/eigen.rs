@@ -32,8 +32,7 @@ impl Run<'_> {
             Solver::new(settings.eigen_method, random::gaussian(seed, 0, self.slots[*i].elements), stop)
         };
         let mut solvers: Vec<(usize, Solver)> = slots.iter().map(|i| (*i, start(i))).collect();
-        self.request.progress.begin("eigenvalues", slots.len());
-        self.advance(&mut solvers)?;
+        self.advance("eigenvalues", &mut solvers)?;
         for (slot, solver) in solvers {
             self.side(slot).eigenvalues = solver.eigenvalues();
         }
@@ -63,8 +62,7 @@ impl Run<'_> {
                 (slot, Solver::Lanczos(Lanczos::new(random::rademacher(seed, 0, dimension), stop)))
             };
             let mut solvers: Vec<(usize, Solver)> = (0..settings.spectrum_runs).map(start).collect();
-            self.request.progress.begin("spectrum", solvers.len());
-            self.advance(&mut solvers)?;
+            self.advance("spectrum", &mut solvers)?;
             let runs = solvers.iter().filter_map(|(_, s)| match s {
                 Solver::Lanczos(l) => Some(l.quadrature()),
                 Solver::Power(_) => None,
@@ -80,8 +78,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Gives the solvers products until all are done.
-    fn advance(&self, solvers: &mut [(usize, Solver)]) -> Result<()> {
+    /// Gives the solvers products until all are done. Progress is told in products with one batch.
+    fn advance(&self, stage: &str, solvers: &mut [(usize, Solver)]) -> Result<()> {
         let samples: Vec<usize> = {
             let (n, wanted) =
                 (self.samples.len(), self.request.settings.eigen_samples.min(self.samples.len()));
@@ -93,7 +91,10 @@ impl Run<'_> {
             .collect();
         let fits = self.engine.memory(samples.len(), Keep::Everything) <= self.request.settings.memory;
         let mut kept: Vec<Option<Linearisation<'_, f32>>> = batches.iter().map(|_| None).collect();
+        let mut done = 0;
         loop {
+            let expected: usize = solvers.iter().map(|(_, s)| s.expected()).sum();
+            self.request.progress.resume(stage, done, expected * batches.len());
             let waiting: Vec<usize> =
                 (0..solvers.len()).filter(|i| solvers[*i].1.vector().is_some()).collect();
             if waiting.is_empty() {
@@ -114,14 +115,13 @@ impl Run<'_> {
                         probes::multiply(&lin, &self.slots[*slot], v, share, sum, &self.workers)
                             .map_err(differentiation)?;
                     }
+                    self.request.progress.step();
                 }
+                done += waiting.len();
                 *kept = fits.then_some(lin);
             }
             for (i, sum) in waiting.into_iter().zip(sums) {
                 solvers[i].1.push(sum);
-                if solvers[i].1.vector().is_none() {
-                    self.request.progress.step();
-                }
             }
         }
     }

@@ -79,15 +79,25 @@ impl Lanczos {
         all
     }
 
-    /// Whether the top eigenvalues are good enough by the smaller of the two bounds: residual, and residual² over the
-    /// gap to the other Ritz values (Kato, Temple).
+    /// Products in all, as far as one can tell.
+    pub fn expected(&self) -> usize {
+        let products = self.alpha.len();
+        if self.done { products } else { self.stop.expected(products, self.error()) }
+    }
+
     fn converged(&self) -> bool {
+        self.error() <= self.stop.tolerance
+    }
+
+    /// Largest relative error of the top eigenvalues by the smaller of the two bounds: residual, and residual² over the
+    /// gap to the other Ritz values (Kato, Temple).
+    fn error(&self) -> f64 {
         let all = self.bounded();
         // One more than asked for: a Ritz value that has just split off has no reliable gap yet.
         if all.len() <= self.stop.top {
-            return false;
+            return f64::INFINITY;
         }
-        all.iter().take(self.stop.top).enumerate().all(|(i, e)| {
+        let errors = all.iter().take(self.stop.top).enumerate().map(|(i, e)| {
             let gap = all
                 .iter()
                 .enumerate()
@@ -96,8 +106,9 @@ impl Lanczos {
                 .fold(f64::INFINITY, f64::min);
             let bound =
                 if gap > e.residual { e.residual.min(e.residual * e.residual / gap) } else { e.residual };
-            bound <= self.stop.tolerance * e.value.abs()
-        })
+            if bound == 0.0 { 0.0 } else { bound / e.value.abs() }
+        });
+        errors.fold(0.0, f64::max)
     }
 }
 

@@ -34,6 +34,21 @@ pub struct Stop {
     pub max_products: usize,
 }
 
+/// Products that are expected where nothing is known yet.
+const TYPICAL: usize = 16;
+
+impl Stop {
+    /// Products until the error is within the tolerance, if it falls by the same factor each time.
+    fn expected(&self, products: usize, error: f64) -> usize {
+        let all = if error < 1.0 && self.tolerance < 1.0 {
+            (products as f64 * self.tolerance.ln() / error.ln()).ceil() as usize
+        } else {
+            TYPICAL
+        };
+        all.max(products + 1).min(self.max_products)
+    }
+}
+
 /// One of the two methods at work.
 #[derive(Clone, Debug)]
 pub enum Solver {
@@ -65,6 +80,14 @@ impl Solver {
         match self {
             Self::Power(p) => p.push(product),
             Self::Lanczos(l) => l.push(product),
+        }
+    }
+
+    /// Products in all, as far as one can tell now.
+    pub fn expected(&self) -> usize {
+        match self {
+            Self::Power(p) => p.expected(),
+            Self::Lanczos(l) => l.expected(),
         }
     }
 
@@ -144,9 +167,11 @@ mod tests {
             let mut products = 0;
             while let Some(v) = solver.vector() {
                 let product = times(&m, v);
+                assert!((products + 1..=600).contains(&solver.expected()), "{method:?}");
                 solver.push(product);
                 products += 1;
             }
+            assert_eq!(solver.expected(), products);
             let found = solver.eigenvalues();
             assert_eq!(found.len(), 3, "{method:?}");
             for (e, want) in found.iter().zip([5.0, -4.0, 3.0]) {

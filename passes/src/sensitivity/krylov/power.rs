@@ -57,6 +57,18 @@ impl Power {
         }
     }
 
+    /// Products in all, as far as one can tell.
+    pub fn expected(&self) -> usize {
+        let behind: u64 = self.found.iter().map(|e| e.products).sum();
+        if self.done {
+            return behind as usize;
+        }
+        let (products, error) =
+            self.current.map_or((0, f64::INFINITY), |e| (e.products, e.residual / e.value.abs()));
+        let this = self.stop.expected(products as usize, error);
+        behind as usize + this * (self.stop.top - self.found.len())
+    }
+
     /// Files the current eigenvalue and starts on the next one.
     fn next(&mut self, vector: Vec<f64>) {
         self.found.extend(self.current.take());
