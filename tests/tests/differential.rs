@@ -107,6 +107,11 @@ fn jit_avxvnni() {
     jit("avxvnni");
 }
 
+#[test]
+fn jit_vnni_on_256_bits() {
+    jit("x86-64-v3+avx512vnni");
+}
+
 /// The random graphs must contain what they are to test.
 #[test]
 fn residual_sums_are_joined() {
@@ -250,11 +255,7 @@ fn levels_are_chosen_at_run_time() {
             let jit = codegen::jit(&g, &memory, &options).expect("a level runs here");
             assert!(jit.run(&inputs).expect("run") == want, "{cpus} seed {seed}");
             assert_eq!(jit.arena_bytes(), library.info().arena_bytes);
-            let alone = codegen::plan(
-                &g,
-                &memory,
-                &Options::new(levels[level].clone(), "m"),
-            );
+            let alone = codegen::plan(&g, &memory, &Options::new(levels[level].clone(), "m"));
             assert_eq!(
                 jit.layers,
                 alone.expect("plan").layers,

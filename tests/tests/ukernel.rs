@@ -2,7 +2,7 @@
 #![cfg(target_arch = "x86_64")]
 
 use goshawk_compiler::ukernel::{
-    Grid, Isa, Join, Rescale, Tile, Weights,
+    Dot, Grid, Isa, Join, Rescale, Tile, Weights,
     join::{Constants, Second},
     pack::{self, Channel},
     x64,
@@ -54,10 +54,11 @@ fn random_join(r: &mut Random, tile: &mut Tile) -> (Constants, Vec<i32>) {
     (constants, values)
 }
 
-fn random_case(r: &mut Random, isa: Isa) -> Case {
+fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
     let lanes = isa.lanes();
     let weights = match isa {
         Isa::Vnni512 => r.pick(&[Weights::Int8, Weights::Int4Times16, Weights::Int4Bytes]),
+        Isa::Avx2 if dot.is_some() => r.pick(&[Weights::Int8, Weights::Int4Times16]),
         Isa::Avx2 => {
             let period = 2 + r.below(8);
             r.pick(&[Weights::Int8, Weights::Int16, Weights::Int4Offset { period }])
@@ -72,7 +73,8 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
     let kernel_rows = 1 + r.below(3);
     let columns = if r.below(2) == 0 { vectors * lanes } else { (vectors - 1) * lanes + 1 + r.below(lanes) };
     let grid = r.pick(&[Grid::U8, Grid::I16]);
-    let rescale = match r.below(4) {
+    // INT4 by dot products rescales in f32 only.
+    let rescale = match if dot.is_some() && int4 { 3 } else { r.below(4) } {
         0 => Rescale::Integer { short_shift: true },
         1 => Rescale::Integer { short_shift: false },
         _ => Rescale::Float,
@@ -94,6 +96,7 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
     let out_line = r.pick(&[rows, rows, rows.div_ceil(2), 1]);
     let mut tile = Tile {
         weights,
+        dot,
         grid,
         rows,
         vectors,
@@ -118,7 +121,7 @@ fn random_case(r: &mut Random, isa: Isa) -> Case {
     // Without VNNI, INT8 tiles are for weights that cannot saturate: 255 · (64 + 64) < 2^15.
     let limit = match (isa, weights) {
         _ if int4 => 7,
-        (Isa::Avx2, Weights::Int8) => 64,
+        (Isa::Avx2, Weights::Int8) if dot.is_none() => 64,
         _ => 127,
     };
     let furthest = (0..rows).map(|i| tile.pixel(i)).max().unwrap_or(0);
@@ -225,9 +228,9 @@ fn check_case(case: &Case, place: fn(&[u8]) -> Guarded, [want, want_second]: &[V
     assert!(*out == want, "seed {seed}: {t:?}");
 }
 
-fn check(isa: Isa) {
+fn check(isa: Isa, dot: Option<Dot>) {
     for seed in 0..4000 {
-        let case = random_case(&mut Random::new(seed), isa);
+        let case = random_case(&mut Random::new(seed), isa, dot);
         let want = expected(&case);
         check_case(&case, Guarded::at_end, &want, seed);
         check_case(&case, Guarded::at_start, &want, seed);
@@ -263,14 +266,55 @@ fn vnni512_tiles_equal_the_normative_arithmetic() {
     let has = is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq");
-    if has { check(Isa::Vnni512) } else { eprintln!("skipped: vnni512 tiles need a CPU with AVX-512 VNNI") }
+    if has {
+        check(Isa::Vnni512, None)
+    } else {
+        eprintln!("skipped: vnni512 tiles need a CPU with AVX-512 VNNI")
+    }
 }
 
 #[test]
 fn avx2_tiles_equal_the_normative_arithmetic() {
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        check(Isa::Avx2)
+        check(Isa::Avx2, None)
     } else {
         eprintln!("skipped: avx2 tiles need AVX2 and FMA")
+    }
+}
+
+#[test]
+fn ymm_dot_products_equal_the_normative_arithmetic() {
+    let mut ran = false;
+    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
+        check(Isa::Avx2, Some(Dot::Evex));
+        ran = true;
+    }
+    if is_x86_feature_detected!("avxvnni") {
+        check(Isa::Avx2, Some(Dot::Vex));
+        ran = true;
+    }
+    if !ran {
+        eprintln!("skipped: tiles of vpdpbusd ymm need AVX-VNNI, or AVX-512 VNNI and VL");
+    }
+}
+
+/// The two encodings differ in nothing else, so a CPU that has one of them tests both.
+#[test]
+fn both_encodings_are_the_same_instructions() {
+    let text = |code: &[u8]| -> Vec<String> {
+        let instructions = iced_x86::Decoder::new(64, code, 0).into_iter();
+        instructions
+            .take_while(|i| i.mnemonic() != iced_x86::Mnemonic::Ret)
+            .map(|i| (i.mnemonic(), i.op_register(0), i.op_register(1), i.op_register(2)))
+            .map(|i| format!("{i:?}"))
+            .collect()
+    };
+    for seed in 0..200 {
+        let [vex, evex] = [Dot::Vex, Dot::Evex].map(|dot| {
+            let case = random_case(&mut Random::new(seed), Isa::Avx2, Some(dot));
+            text(&case.isa.assemble(&case.tile).expect("the tile assembles"))
+        });
+        assert_eq!(vex, evex, "seed {seed}");
+        assert!(vex.iter().any(|i| i.contains("Vpdpbusd")), "seed {seed}");
     }
 }

@@ -254,6 +254,7 @@ fn all_four_are_a_convolution() {
         let outcome = Outcome {
             tile: Tile {
                 weights: Weights::Int8,
+                dot: None,
                 grid,
                 rows: 1,
                 vectors,

@@ -15,6 +15,7 @@
 //! |---|---|---|---|---|
 //! | [`x64::vnni512`] | AVX-512 VNNI | `vpdpbusd zmm` | 28×16, 14×32, 7×64 | [`pack::int8`], [`pack::int4`] times 16 |
 //! | [`x64::avx2`] | AVX2 | `vpmaddubsw`, `vpmaddwd` | 12×8, 6×16 | [`pack::int8`], [`pack::int16`], [`pack::int4`] plus 8 |
+//! | [`x64::avx2`] | AVX-VNNI, AVX-512 VNNI and VL | `vpdpbusd ymm` | 12×8, 6×16 | [`pack::int8`], [`pack::int4`] times 16 |
 //!
 //! | row kernel | AVX-512 VNNI | AVX2 |
 //! |---|---|---|
@@ -41,4 +42,4 @@ pub use depthwise::Depthwise;
 pub use isa::Isa;
 pub use join::Join;
 pub use max_pool::MaxPool;
-pub use tile::{Grid, Rescale, Tile, Weights};
+pub use tile::{Dot, Grid, Rescale, Tile, Weights};

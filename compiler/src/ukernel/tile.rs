@@ -22,6 +22,25 @@ pub enum Weights {
     },
 }
 
+/// Encoding of `vpdpbusd ymm`: one instruction, two extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dot {
+    /// AVX-VNNI.
+    Vex,
+    /// AVX-512 with VNNI and VL.
+    Evex,
+}
+
+impl Dot {
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vex => "avxvnni",
+            Self::Evex => "vnni256",
+        }
+    }
+}
+
 /// Arithmetic of the requantization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rescale {
@@ -63,6 +82,8 @@ impl Grid {
 pub struct Tile {
     /// Storage of the weights.
     pub weights: Weights,
+    /// Whether tiles of AVX2 multiply by 8-bit dot products; those of AVX-512 always do.
+    pub dot: Option<Dot>,
     /// Output grid.
     pub grid: Grid,
     /// Output pixels of the tile.

@@ -11,6 +11,8 @@ use crate::ukernel::{Isa, Rescale, Weights};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
     pub isa: Isa,
+    /// Whether AVX2 has dot products.
+    pub dot: bool,
     pub weights: Weights,
     pub rescale: Rescale,
     /// Vectors of output channels.
@@ -60,6 +62,8 @@ impl Work {
         let (operations, ports, weight_bytes) = match (self.isa, self.weights) {
             (Isa::Vnni512, Weights::Int4Times16) => (1.0 + 1.5 / p, 2.0, lanes * 2.0),
             (Isa::Vnni512, _) => (1.0, 2.0, lanes * 4.0),
+            (Isa::Avx2, Weights::Int4Times16) if self.dot => (1.0 + 1.5 / p, 2.0, lanes * 2.0),
+            (Isa::Avx2, _) if self.dot => (1.0, 2.0, lanes * 4.0),
             (Isa::Avx2, Weights::Int4Offset { .. }) => (2.0 + 5.0 / p, 2.5, lanes * 2.0),
             (Isa::Avx2, Weights::Int16) => (4.0 + 2.0 / v, 2.5, lanes * 8.0),
             (Isa::Avx2, _) => (3.0, 2.5, lanes * 4.0),
@@ -67,6 +71,7 @@ impl Work {
         let compute = p * v * operations / ports;
         let loads = match self.isa {
             Isa::Vnni512 => (p + v) / LOAD_RATE,
+            Isa::Avx2 if self.dot => (p + v) / LOAD_RATE,
             Isa::Avx2 => (p + p * v) / 2.0,
         };
         let slab = self.depth as f64 / 4.0 * v * weight_bytes;
@@ -102,6 +107,7 @@ mod tests {
     fn work(vectors: usize, depth: usize, rows: usize, columns: usize) -> Work {
         Work {
             isa: Isa::Vnni512,
+            dot: false,
             weights: Weights::Int8,
             rescale: Rescale::Float,
             vectors,

@@ -1,15 +1,17 @@
-//! Tiles with AVX2, for CPUs without 8-bit dot products. Three ways to multiply, all exact:
+//! Tiles with AVX2. Three ways to multiply on CPUs without 8-bit dot products, all exact:
 //!
 //! * [`Weights::Int8`]: `vpmaddubsw`, `vpmaddwd` by ones, `vpaddd`. `vpmaddubsw` saturates at i16, so the planner uses
 //!   it only for weights that cannot get there.
 //! * [`Weights::Int16`]: even and odd activation bytes as u16 times weights as i16 by `vpmaddwd`: any weights.
 //! * [`Weights::Int4Offset`]: nibbles unpacked in registers, `vpmaddubsw`, sums in i16 for `period` steps, then
 //!   widened. INT4 is really faster here: two instructions for 32 products instead of three.
+//!
+//! With them ([`Dot`]) `vpdpbusd ymm`: one instruction, any weights; INT4 as in [`super::vnni512`].
 use super::{
     regs::{XMM, YMM},
     requantize,
 };
-use crate::ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC, tile::NEAR};
+use crate::ukernel::{Dot, Grid, Isa, Join, Rescale, Tile, Weights, join, rescale::MAGIC, tile::NEAR};
 use iced_x86::{
     IcedError,
     code_asm::{
@@ -63,6 +65,7 @@ struct Constants {
     low_nibbles: CodeLabel,
     eights: CodeLabel,
     low_bytes: CodeLabel,
+    high_nibbles: CodeLabel,
     order: CodeLabel,
     lo: CodeLabel,
     hi: CodeLabel,
@@ -97,6 +100,7 @@ impl<'a> Kernel<'a> {
             low_nibbles: label(),
             eights: label(),
             low_bytes: label(),
+            high_nibbles: label(),
             order: label(),
             lo: label(),
             hi: label(),
@@ -124,7 +128,8 @@ impl<'a> Kernel<'a> {
         ymmword_ptr(r::r8 + (index * 32) as i32)
     }
 
-    fn is_int4(&self) -> bool {
+    /// Whether sums stay in i16 for a while.
+    fn is_short(&self) -> bool {
         matches!(self.tile.weights, Weights::Int4Offset { .. })
     }
 
@@ -134,7 +139,7 @@ impl<'a> Kernel<'a> {
             let first = self.acc(0, v);
             self.asm.vmovdqu(first, self.epilogue(v, 0))?;
             for row in 0..self.tile.rows {
-                if self.is_int4() {
+                if self.is_short() {
                     self.asm.vmovdqu(Self::sum(row * self.tile.vectors + v), first)?;
                 } else if row > 0 {
                     self.asm.vmovdqa(self.acc(row, v), first)?;
@@ -154,18 +159,22 @@ impl<'a> Kernel<'a> {
                 let fits = |u: &usize| steps.is_multiple_of(*u) && u.is_multiple_of(whole);
                 ((2..=period.min(steps)).rev().find(fits).unwrap_or(whole), tile.vectors * 16)
             }
-            Weights::Int16 => (unroll_of(steps), tile.vectors * 64),
-            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
-                (unroll_of(steps), tile.vectors * 32)
+            Weights::Int4Times16 => {
+                let whole = 3 - tile.vectors;
+                (whole * unroll_of(steps / whole), tile.vectors * 16)
             }
+            Weights::Int16 => (unroll_of(steps), tile.vectors * 64),
+            Weights::Int8 | Weights::Int4Bytes => (unroll_of(steps), tile.vectors * 32),
         };
         let (mut outer, mut inner) = (self.asm.create_label(), self.asm.create_label());
-        match tile.weights {
-            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
-                self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.ones))?
-            }
-            Weights::Int16 => self.asm.vmovdqu(YMM[15], ymmword_ptr(self.c.low_bytes))?,
-            Weights::Int4Offset { .. } => {}
+        let constant = match (tile.dot, tile.weights) {
+            (Some(_), Weights::Int4Times16) => Some(self.c.high_nibbles),
+            (None, Weights::Int8) => Some(self.c.ones),
+            (None, Weights::Int16) => Some(self.c.low_bytes),
+            _ => None,
+        };
+        if let Some(constant) = constant {
+            self.asm.vmovdqu(YMM[15], ymmword_ptr(constant))?;
         }
         if tile.join.is_some() {
             self.asm.mov(r::r11, r::r9)?;
@@ -192,7 +201,7 @@ impl<'a> Kernel<'a> {
             }
             self.step(step, at)?;
         }
-        if self.is_int4() {
+        if self.is_short() {
             self.flush()?;
         }
         self.asm.add(r::r9, (4 * unroll) as i32)?;
@@ -206,7 +215,7 @@ impl<'a> Kernel<'a> {
             self.asm.dec(r::r10d)?;
             self.asm.jne(outer)?;
         }
-        if self.is_int4() {
+        if self.is_short() {
             for i in 0..self.accumulators() {
                 self.asm.vmovdqu(YMM[i], Self::sum(i))?;
             }
@@ -220,6 +229,9 @@ impl<'a> Kernel<'a> {
         let weight = |v: usize, part: usize| ymmword_ptr(r::rsi + (at + (v * 2 + part) * 32) as i32);
         let byte_weight = |v: usize| ymmword_ptr(r::rsi + (at + v * 32) as i32);
         let activations = |row: usize| dword_ptr(r::r9 + (tile.pixel(row) + step * 4) as i32);
+        if let Some(dot) = tile.dot {
+            return self.dot_step(dot, step, at);
+        }
         match tile.weights {
             Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
                 for row in 0..tile.rows {
@@ -272,6 +284,41 @@ impl<'a> Kernel<'a> {
                             self.asm.vpaddw(acc, acc, YMM[15])?;
                         }
                     }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Self::step`] by dot products.
+    fn dot_step(&mut self, dot: Dot, step: usize, at: usize) -> Asm {
+        let tile = self.tile;
+        let int4 = tile.weights == Weights::Int4Times16;
+        // Weights of this step; INT4 has those of the next one too where a step has one vector.
+        let w = [YMM[12], YMM[13]];
+        let a = &mut self.asm;
+        if int4 && (tile.vectors == 2 || step.is_multiple_of(2)) {
+            a.vmovdqu(w[1], ymmword_ptr(r::rsi + at as i32))?;
+            a.vpslld(w[0], w[1], 4)?;
+            for x in w {
+                a.vpand(x, x, YMM[15])?;
+            }
+        }
+        if !int4 {
+            for (v, x) in w.into_iter().enumerate().take(tile.vectors) {
+                a.vmovdqu(x, ymmword_ptr(r::rsi + (at + v * 32) as i32))?;
+            }
+        }
+        for row in 0..tile.rows {
+            // INT4 has a mask in the last register.
+            let x = if int4 { YMM[14] } else { YMM[14 + row % 2] };
+            self.asm.vpbroadcastd(x, dword_ptr(r::r9 + (tile.pixel(row) + step * 4) as i32))?;
+            for v in 0..tile.vectors {
+                let acc = self.acc(row, v);
+                let w = w[if int4 && tile.vectors == 1 { step % 2 } else { v }];
+                match dot {
+                    Dot::Vex => self.asm.vex().vpdpbusd(acc, x, w)?,
+                    Dot::Evex => self.asm.evex().vpdpbusd(acc, x, w)?,
                 }
             }
         }
@@ -548,6 +595,7 @@ impl<'a> Kernel<'a> {
             (&mut c.low_nibbles, vec![0x0F; 32]),
             (&mut c.eights, vec![8; 32]),
             (&mut c.low_bytes, words(0xFF)),
+            (&mut c.high_nibbles, vec![0xF0; 32]),
             (&mut c.order, order),
             (&mut c.lo, lo),
             (&mut c.hi, hi),

@@ -24,7 +24,7 @@ use crate::{
         target::Target,
         tuning::{TileChoice, Tuning},
     },
-    ukernel::{Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale},
+    ukernel::{Dot, Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale},
 };
 use body::Shared;
 use cranelift_module::FuncId;
@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub(crate) struct TilePlan {
     isa: Isa,
+    dot: Option<Dot>,
     /// What tuning knows the layer by.
     pub shape: String,
     pub blocks: Vec<Block>,
@@ -90,7 +91,8 @@ pub(crate) fn plan(
     join: Option<Joined>,
 ) -> std::result::Result<TilePlan, Option<String>> {
     let isa = choose_isa(target)?;
-    let shape = shape(spec, isa);
+    let dot = choose_dot(target, isa);
+    let shape = shape(spec, isa, dot);
     let choice = tuning.choice(&shape).filter(|c| !c.winograd && isa.vectors().contains(&c.vectors));
     possible(spec)?;
     let [n, h, w, c] = spec.input;
@@ -113,6 +115,7 @@ pub(crate) fn plan(
     let rescale = choose_rescale(target, &channels, &bounds);
     let mut plan = TilePlan {
         isa,
+        dot,
         shape,
         blocks: Vec::new(),
         image,
@@ -170,13 +173,13 @@ pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
 }
 
 /// What decides the time of a layer.
-fn shape(spec: &ConvSpec, isa: Isa) -> String {
+fn shape(spec: &ConvSpec, isa: Isa, dot: Option<Dot>) -> String {
     let [n, h, w, c] = spec.input;
     let ConvSpec { kernel: [kh, kw], channels, window, .. } = spec;
     let [[sh, sw], [dh, dw]] = [window.stride, window.dilation];
     let pads = window.pads.map(|p| p.to_string()).join(",");
     let weights = if spec.int4 { "i4" } else { "i8" };
-    let (isa, result) = (isa.name(), spec.output.dtype);
+    let (isa, result) = (dot.map_or(isa.name(), Dot::name), spec.output.dtype);
     format!(
         "{isa} {n}x{h}x{w}x{c} kernel {kh}x{kw} stride {sh}x{sw} dilation {dh}x{dw} pads {pads} to {channels} {weights} {result}"
     )
@@ -186,10 +189,19 @@ pub(super) fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<Str
     let has = |features: &[&str]| features.iter().all(|f| target.has(f));
     if has(&["avx512vnni", "avx512bw", "avx512dq", "avx512vl"]) {
         Ok(Isa::Vnni512)
-    } else if has(&["avx2"]) && !has(&["avxvnni"]) {
+    } else if has(&["avx2"]) {
         Ok(Isa::Avx2)
     } else {
         Err(None)
+    }
+}
+
+/// The dot products of AVX2 tiles, if the target has any.
+fn choose_dot(target: &Target, isa: Isa) -> Option<Dot> {
+    match isa {
+        Isa::Avx2 if target.has("avxvnni") => Some(Dot::Vex),
+        Isa::Avx2 if target.has("avx512vnni") && target.has("avx512vl") => Some(Dot::Evex),
+        Isa::Avx2 | Isa::Vnni512 => None,
     }
 }
 
@@ -284,6 +296,7 @@ impl TilePlan {
     fn work(&self, spec: &ConvSpec, weights: Weights, vectors: usize) -> Work {
         Work {
             isa: self.isa,
+            dot: self.dot.is_some(),
             weights,
             rescale: self.rescale,
             vectors,
@@ -336,7 +349,8 @@ impl TilePlan {
                 Rescale::Float => "f32",
                 Rescale::Integer { .. } => "i64",
             };
-            let (isa, channels) = (self.isa.name(), b.vectors * self.isa.lanes());
+            let isa = self.dot.map_or(self.isa.name(), Dot::name);
+            let channels = b.vectors * self.isa.lanes();
             let join = match &self.join {
                 None => "",
                 Some(j) if j.join.second.is_some() => " + add + requant",
@@ -351,6 +365,7 @@ impl TilePlan {
         let output = self.join.as_ref().map_or(spec.output, |j| j.output);
         Tile {
             weights: block.weights,
+            dot: self.dot,
             grid: if output.dtype == DType::U8 { Grid::U8 } else { Grid::I16 },
             rows: pixels,
             vectors: block.vectors,
@@ -387,9 +402,13 @@ impl TilePlan {
         let steps = self.run(spec) / 4;
         // Where a step has one vector only, two steps of k share a byte.
         let paired = spec.int4 && (vectors > 1 || steps.is_multiple_of(2));
+        let fits = |c: usize| self.bounds[c] < 1 << 27 && self.channels[c].shift <= 58;
         match self.isa {
+            Isa::Avx2 if self.dot.is_some() => {
+                let times16 = paired && self.rescale == Rescale::Float && channels.clone().all(fits);
+                if times16 { Weights::Int4Times16 } else { Weights::Int8 }
+            }
             Isa::Vnni512 => {
-                let fits = |c: usize| self.bounds[c] < 1 << 27 && self.channels[c].shift <= 58;
                 let few = self.rows * self.columns * vectors < UNPACKED_TILES * 28;
                 match paired && channels.clone().all(fits) {
                     true if few => Weights::Int4Times16,

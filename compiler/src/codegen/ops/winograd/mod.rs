@@ -269,6 +269,7 @@ impl WinogradPlan {
         let output = self.output(spec);
         Tile {
             weights: Weights::Int8,
+            dot: None,
             grid: if output.dtype == DType::U8 { Grid::U8 } else { Grid::I16 },
             rows: 1,
             vectors: blocks.vectors,
