@@ -486,6 +486,10 @@ fn human_frontier(r: &FrontierReport) -> String {
             out,
             "the uniform networks take {machine:.3} times what they took when the costs were measured"
         );
+        if let (Some(least), Some(most)) = (ratios.first(), ratios.last()) {
+            let (least, most) = (least / machine, most / machine);
+            let _ = writeln!(out, "at that speed measured / predicted is {least:.3} to {most:.3}");
+        }
     }
     if let Some(chosen) = &r.chosen {
         let _ = writeln!(out, "cheapest within the accuracy target: {chosen}");

@@ -122,12 +122,13 @@ fn human(r: &Report) -> String {
     let _ = write!(out, "\n{}", output::table(&heading, &rows));
     let _ = writeln!(
         out,
-        "{}: {} variants of layers, {} measured now; layers in the network are {:.0} % cold, the rest takes {:.1} us",
+        "{}: {} variants of layers, {} measured now; layers in the network are {:.0} % cold, what surrounds them {} {:.1} us",
         r.isa,
         r.variants,
         r.measured,
         100.0 * r.cold_share,
-        r.base_us
+        if r.base_us < 0.0 { "saves" } else { "takes" },
+        r.base_us.abs()
     );
     out
 }

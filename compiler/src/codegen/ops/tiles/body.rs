@@ -24,7 +24,8 @@ pub(crate) fn define<M: Module>(
     plan: &TilePlan,
 ) -> Result<LayerFn> {
     // Blocks follow each other in memory, so that a tile can prefetch the next one's weights.
-    let (mut blocks, mut weights) = (Vec::new(), Vec::new());
+    let (mut runs, mut weights, mut epilogues) = (Vec::<Run>::new(), Vec::new(), Vec::new());
+    let interleaved = plan.interleaved(spec);
     for block in &plan.blocks {
         let mut leaf = |em: &mut Emitter<M>, pixels: usize| -> Result<Option<FuncId>> {
             if pixels == 0 {
@@ -46,11 +47,18 @@ pub(crate) fn define<M: Module>(
         if let Some(joined) = &plan.join {
             epilogue.extend(joined.constants.bytes());
         }
-        let epilogue = em.rodata(&format!("{name}_requant"), epilogue)?;
-        blocks.push((*block, usual, rest, weights.len(), epilogue));
-        weights.extend(plan.packed(spec, block));
+        let packed = plan.packed(spec, block);
+        let start = [weights.len(), epilogues.len()];
+        let bytes = [packed.len(), epilogue.len()];
+        weights.extend(packed);
+        epilogues.extend(epilogue);
+        match runs.last_mut() {
+            Some(run) if run.continues(block) && !interleaved => run.count += 1,
+            _ => runs.push(Run { block: *block, count: 1, start, bytes, usual, rest }),
+        }
     }
     let weights = em.rodata(&format!("{name}_weights"), weights)?;
+    let epilogues = em.rodata(&format!("{name}_requant"), epilogues)?;
     let unpack = match plan.blocks.iter().any(|block| block.weights == Weights::Int4Bytes) {
         true => Some(em.shared_leaf("unpack", x64::unpack::assemble().map_err(|e| fail(name, &e))?)?),
         false => None,
@@ -59,33 +67,39 @@ pub(crate) fn define<M: Module>(
     let operands = 3 + plan.joined();
     let params = operands + if shared.is_some() { 2 } else { 0 };
     let id = em.function(name, Linkage::Local, Level::Speed, params, &[], |em, b, p| {
-        let weights = em.address(b, weights);
-        let blocks: Vec<BlockCode> = blocks
+        let constants = [em.address(b, weights), em.address(b, epilogues)];
+        let runs: Vec<RunCode> = runs
             .iter()
-            .map(|(block, usual, rest, offset, epilogue)| BlockCode {
-                block: *block,
-                unpack: unpack.filter(|_| block.weights == Weights::Int4Bytes).map(|id| em.callee(b, id)),
-                usual: usual.map(|id| em.callee(b, id)),
-                rest: rest.map(|id| em.callee(b, id)),
-                weights: b.offset(weights, *offset as i64),
-                epilogue: em.address(b, *epilogue),
+            .map(|run| RunCode {
+                count: run.count,
+                bytes: run.bytes.map(|n| n as i64),
+                first: BlockCode {
+                    block: run.block,
+                    unpack: unpack
+                        .filter(|_| run.block.weights == Weights::Int4Bytes)
+                        .map(|id| em.callee(b, id)),
+                    usual: run.usual.map(|id| em.callee(b, id)),
+                    rest: run.rest.map(|id| em.callee(b, id)),
+                    weights: b.offset(constants[0], run.start[0] as i64),
+                    epilogue: b.offset(constants[1], run.start[1] as i64),
+                },
             })
             .collect();
         let sums = plan.sums_on_stack(b);
         // The input, then what tiles read or write by output pixel.
         let images: Vec<Value> = [p[0], p[1]].into_iter().chain(p[3..operands].iter().copied()).collect();
         if let Some(shared) = &shared {
-            let parts = shared.parts(b, plan, [p[operands], p[operands + 1]]);
-            plan.image(b, spec, &blocks, &parts, &images, [p[2], sums]);
+            let parts = shared.parts(b, plan, &runs, [p[operands], p[operands + 1]]);
+            plan.image(b, spec, &runs, &parts, &images, [p[2], sums]);
         } else {
             let [n, h, w, c] = spec.input;
             let pixels = plan.rows * plan.columns;
             let steps: Vec<usize> = std::iter::once(h * w * c)
                 .chain(plan.pixel_steps(spec).into_iter().map(|bytes| pixels * bytes))
                 .collect();
-            let parts = plan.whole(b);
+            let parts = plan.whole(b, &runs);
             b.repeat(n, &images, |b, v| {
-                plan.image(b, spec, &blocks, &parts, v, [p[2], sums]);
+                plan.image(b, spec, &runs, &parts, v, [p[2], sums]);
                 v.iter().zip(&steps).map(|(v, step)| b.offset(*v, *step as i64)).collect()
             });
         }
@@ -113,19 +127,19 @@ impl Shared {
         }
     }
 
-    /// The range of rows to copy, and of rows or tiles of every block.
-    fn parts(self, b: &mut Fb<'_>, plan: &TilePlan, range: [Value; 2]) -> Parts {
+    /// The range of rows to copy, and of rows or tiles of every run.
+    fn parts(self, b: &mut Fb<'_>, plan: &TilePlan, runs: &[RunCode], range: [Value; 2]) -> Parts {
         let units = self.units(plan);
         let mut first = 0;
-        let blocks = plan.blocks.iter().map(|block| {
-            let items = plan.items(block);
-            first += items;
+        let runs = runs.iter().map(|run| {
+            let items = plan.items(&run.first.block);
+            first += run.count * items;
             match self {
-                Self::Pixels => parallel::scaled(b, range, units, items),
-                Self::Channels => parallel::within(b, range, first - items, items),
+                Self::Pixels => Units::Same(parallel::scaled(b, range, units, items)),
+                Self::Channels => Units::Following { range, first: first - run.count * items, items },
             }
         });
-        let blocks = blocks.collect();
+        let runs = runs.collect();
         let rows = match self {
             Self::Pixels if plan.lines > 1 => {
                 let lines = plan.lines as i64;
@@ -136,7 +150,7 @@ impl Shared {
             Self::Pixels => range,
             Self::Channels => [b.int(I64, 0), b.int(I64, plan.rows as i64)],
         };
-        Parts { rows, blocks }
+        Parts { rows, runs }
     }
 }
 
@@ -144,10 +158,59 @@ impl Shared {
 struct Parts {
     /// Output rows whose windows are copied.
     rows: [Value; 2],
-    /// For each block rows, or tiles of the long row.
-    blocks: Vec<[Value; 2]>,
+    /// For each run.
+    runs: Vec<Units>,
 }
 
+/// Rows, or tiles of the long row, of the blocks of a run.
+enum Units {
+    /// The same of each block.
+    Same([Value; 2]),
+    /// Those of a range that goes through all blocks, this run's from `first` on.
+    Following { range: [Value; 2], first: usize, items: usize },
+}
+
+impl Units {
+    /// Those of one block.
+    fn of(&self, b: &mut Fb<'_>, index: Value) -> [Value; 2] {
+        match self {
+            Self::Same(range) => *range,
+            Self::Following { range, first, items } => {
+                let before = b.ins().imul_imm_s(index, *items as i64);
+                let range = range.map(|v| b.ins().isub(v, before));
+                parallel::within(b, range, *first, *items)
+            }
+        }
+    }
+}
+
+/// Blocks that follow each other and differ in their constants only.
+struct Run {
+    /// The first of them.
+    block: Block,
+    count: usize,
+    /// Where its weights and epilogue start, and how long they are.
+    start: [usize; 2],
+    bytes: [usize; 2],
+    usual: Option<FuncId>,
+    rest: Option<FuncId>,
+}
+
+impl Run {
+    fn continues(&self, block: &Block) -> bool {
+        let next = self.block.first + self.count * self.block.columns;
+        *block == Block { first: next, ..self.block }
+    }
+}
+
+/// [`Run`] inside the function.
+struct RunCode {
+    first: BlockCode,
+    count: usize,
+    bytes: [i64; 2],
+}
+
+#[derive(Clone, Copy)]
 struct BlockCode {
     block: Block,
     unpack: Option<FuncRef>,
@@ -159,10 +222,10 @@ struct BlockCode {
 
 impl TilePlan {
     /// All of one image.
-    fn whole(&self, b: &mut Fb<'_>) -> Parts {
+    fn whole(&self, b: &mut Fb<'_>, runs: &[RunCode]) -> Parts {
         let all = |b: &mut Fb<'_>, count: usize| [b.int(I64, 0), b.int(I64, count as i64)];
-        let blocks = self.blocks.iter().map(|block| all(b, self.items(block))).collect();
-        Parts { rows: all(b, self.rows), blocks }
+        let runs = runs.iter().map(|run| Units::Same(all(b, self.items(&run.first.block)))).collect();
+        Parts { rows: all(b, self.rows), runs }
     }
 
     /// Address of the sums: a stack slot, aligned by hand because frames are to 16 bytes only.
@@ -181,7 +244,7 @@ impl TilePlan {
         &self,
         b: &mut Fb<'_>,
         spec: &ConvSpec,
-        blocks: &[BlockCode],
+        runs: &[RunCode],
         parts: &Parts,
         images: &[Value],
         [scratch, sums]: [Value; 2],
@@ -192,7 +255,7 @@ impl TilePlan {
             images[0] = scratch;
         }
         let unpacked = b.offset(scratch, self.scratch_parts(spec)[0] as i64);
-        self.multiply(b, spec, blocks, parts, &images, [sums, unpacked]);
+        self.multiply(b, spec, runs, parts, &images, [sums, unpacked]);
     }
 
     /// Copies what the windows of the output rows `begin..end` read into the scratch area, with borders and padded
@@ -253,16 +316,52 @@ impl TilePlan {
         b.fill(behind, SLACK, zero);
     }
 
-    /// Tiles of a part of one image, block by block. `images`: the input, the result, what a join reads and writes.
+    /// Tiles of a part of one image: block by block, or all blocks for each tile's pixels. `images`: the input, the result,
+    /// what a join reads and writes.
     fn multiply(
         &self,
         b: &mut Fb<'_>,
         spec: &ConvSpec,
-        blocks: &[BlockCode],
+        runs: &[RunCode],
         parts: &Parts,
+        images: &[Value],
+        scratch: [Value; 2],
+    ) {
+        if self.interleaved(spec) {
+            let blocks: Vec<BlockCode> = runs.iter().map(|run| run.first).collect();
+            if let Some(units) = parts.runs.first() {
+                let first = b.int(I64, 0);
+                let range = units.of(b, first);
+                self.group(b, spec, &blocks, range, images, scratch);
+            }
+            return;
+        }
+        for (run, units) in runs.iter().zip(&parts.runs) {
+            let images = advance(b, images, &self.block_offsets(spec, run.first.block.first));
+            let steps = self.block_offsets(spec, run.first.block.columns);
+            let steps: Vec<i64> = [1].into_iter().chain(run.bytes).chain(steps).collect();
+            let mut vars = vec![b.int(I64, 0), run.first.weights, run.first.epilogue];
+            vars.extend(images);
+            b.repeat(run.count, &vars, |b, v| {
+                let block = BlockCode { weights: v[1], epilogue: v[2], ..run.first };
+                let range = units.of(b, v[0]);
+                self.group(b, spec, &[block], range, &v[3..], scratch);
+                advance(b, v, &steps)
+            });
+        }
+    }
+
+    /// Tiles of some blocks for a range of rows or tiles; `images` are at the first block's first channel.
+    fn group(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        group: &[BlockCode],
+        range: [Value; 2],
         images: &[Value],
         [sums, unpacked]: [Value; 2],
     ) {
+        let Some(first) = group.first() else { return };
         let [_, width, channels] = self.image;
         let row_in = spec.window.stride[0] * width * channels;
         let pixel_steps = self.pixel_steps(spec);
@@ -271,72 +370,62 @@ impl TilePlan {
             std::iter::once(input).chain(results).map(|bytes| bytes as i64).collect()
         };
         let rows = by_pixels(row_in, self.columns);
-        let advance = |b: &mut Fb<'_>, at: &[Value], steps: &[i64]| -> Vec<Value> {
-            at.iter().zip(steps).map(|(v, step)| b.offset(*v, *step)).collect()
-        };
         let index = |b: &mut Fb<'_>, at: &[Value], count: Value, steps: &[i64]| -> Vec<Value> {
             at.iter().zip(steps).map(|(v, step)| b.index(*v, count, *step)).collect()
         };
-        // Block by block, or all blocks for each tile's pixels.
-        let together = if self.interleaved(spec) { blocks.len() } else { 1 };
-        for (group, ranges) in blocks.chunks(together).zip(parts.blocks.chunks(together)) {
-            let (Some(first), Some(range)) = (group.first(), ranges.first()) else { continue };
-            let starts = self.block_offsets(spec, first.block.first);
-            let images = advance(b, images, &starts);
-            let pixels = first.block.pixels;
-            let weights = self.unpack(b, spec, group, *range, unpacked);
-            let tile_in = match self.lines {
-                1 => pixels * spec.window.stride[1] * channels,
-                lines => lines * row_in,
-            };
-            let steps = by_pixels(tile_in, pixels);
-            let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
-                for (code, weights) in group.iter().zip(&weights) {
-                    if let Some(leaf) = leaf(code) {
-                        let offsets = self.block_offsets(spec, code.block.first - first.block.first);
-                        let t = advance(b, t, &offsets);
-                        let mut arguments = vec![t[0], *weights, t[1], code.epilogue, sums];
-                        arguments.extend(&t[2..]);
-                        b.ins().call(leaf, &arguments);
-                    }
+        let pixels = first.block.pixels;
+        let weights = self.unpack(b, spec, group, range, unpacked);
+        let tile_in = match self.lines {
+            1 => pixels * spec.window.stride[1] * channels,
+            lines => lines * row_in,
+        };
+        let steps = by_pixels(tile_in, pixels);
+        let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
+            for (code, weights) in group.iter().zip(&weights) {
+                if let Some(leaf) = leaf(code) {
+                    let offsets = self.block_offsets(spec, code.block.first - first.block.first);
+                    let t = advance(b, t, &offsets);
+                    let mut arguments = vec![t[0], *weights, t[1], code.epilogue, sums];
+                    arguments.extend(&t[2..]);
+                    b.ins().call(leaf, &arguments);
                 }
-            };
-            let usual = |b: &mut Fb<'_>, t: &[Value]| {
-                call(b, t, |code| code.usual);
-                advance(b, t, &steps)
-            };
-            let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
-            let [begin, end] = *range;
-            if self.one_dimensional() {
-                let from = index(b, &images, begin, &steps);
-                let tiles = b.int(I64, whole as i64);
-                let stop = b.ins().smin(end, tiles);
-                b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
-                if first.rest.is_some() {
-                    // The shorter tile is the last one: it belongs to the range that ends behind it.
-                    let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
-                    let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
-                    let last = b.ins().band(some, behind);
-                    let whole: Vec<i64> = steps.iter().map(|step| whole as i64 * step).collect();
-                    let from = advance(b, &images, &whole);
-                    b.branch(
-                        last,
-                        |b| {
-                            call(b, &from, |code| code.rest);
-                            vec![]
-                        },
-                        |_| vec![],
-                    );
-                }
-                continue;
             }
-            let from = index(b, &images, begin, &rows);
-            b.repeat_range([begin, end], &from, |b, _, v| {
-                let t = b.repeat(whole, v, usual);
-                call(b, &t, |code| code.rest);
-                advance(b, v, &rows)
-            });
+        };
+        let usual = |b: &mut Fb<'_>, t: &[Value]| {
+            call(b, t, |code| code.usual);
+            advance(b, t, &steps)
+        };
+        let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
+        let [begin, end] = range;
+        if self.one_dimensional() {
+            let from = index(b, images, begin, &steps);
+            let tiles = b.int(I64, whole as i64);
+            let stop = b.ins().smin(end, tiles);
+            b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
+            if first.rest.is_some() {
+                // The shorter tile is the last one: it belongs to the range that ends behind it.
+                let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
+                let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
+                let last = b.ins().band(some, behind);
+                let whole: Vec<i64> = steps.iter().map(|step| whole as i64 * step).collect();
+                let from = advance(b, images, &whole);
+                b.branch(
+                    last,
+                    |b| {
+                        call(b, &from, |code| code.rest);
+                        vec![]
+                    },
+                    |_| vec![],
+                );
+            }
+            return;
         }
+        let from = index(b, images, begin, &rows);
+        b.repeat_range([begin, end], &from, |b, _, v| {
+            let t = b.repeat(whole, v, usual);
+            call(b, &t, |code| code.rest);
+            advance(b, v, &rows)
+        });
     }
 
     /// The weights of some blocks as tiles read them: where they are stored, or unpacked into the scratch area if there is
@@ -383,4 +472,9 @@ impl TilePlan {
             .map(|v| v as i64)
             .collect()
     }
+}
+
+/// Addresses, each some bytes further on.
+fn advance(b: &mut Fb<'_>, at: &[Value], steps: &[i64]) -> Vec<Value> {
+    at.iter().zip(steps).map(|(v, step)| b.offset(*v, *step)).collect()
 }
