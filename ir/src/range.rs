@@ -1,9 +1,10 @@
-//! Proof that accumulators fit in i32.
+//! What values can be: those of a tensor, and the proof that accumulators fit in i32.
 //!
 //! For each output channel, whatever the activations are, |Σ x̂·w + b| ≤ Σ|w|·max|x̂| + |b|, with max|x̂| from the bits
 //! and the zero point of the operand. Every partial sum in any order obeys the same bound, so kernels may sum in
 //! any order. The verifier refuses graphs in which a bound reaches 2³¹.
-use crate::{IntGraph, IntOp, NodeId, Result, TensorType, bail, ensure};
+use crate::{DType, IntGraph, IntOp, NodeId, Result, TensorType, bail, ensure};
+use std::collections::BTreeSet;
 
 /// First magnitude that does not fit.
 pub const LIMIT: i64 = 1 << 31;
@@ -17,6 +18,57 @@ pub fn max_centred(ty: &TensorType) -> Result<i64> {
     let (lo, hi) = q.range(ty.dtype);
     let zp = i64::from(q.zero_point);
     Ok((i64::from(lo) - zp).abs().max((i64::from(hi) - zp).abs()))
+}
+
+/// Smallest and largest value that the result of a node can hold, whatever the inputs hold: the clamps of what makes it,
+/// seen through operators that only move, choose or mix values. Callers may hand in any value of an input's type.
+///
+/// # Errors
+/// A constant or a table is not of integers.
+pub fn values(graph: &IntGraph, id: NodeId) -> Result<(i32, i32)> {
+    let (mut lo, mut hi) = (i32::MAX, i32::MIN);
+    let mut include = |(low, high): (i32, i32)| (lo, hi) = (lo.min(low), hi.max(high));
+    let extremes = |values: Vec<i32>| {
+        let lo = values.iter().copied().min().unwrap_or(0);
+        (lo, values.iter().copied().max().unwrap_or(0))
+    };
+    let (mut open, mut seen) = (vec![id], BTreeSet::from([id]));
+    while let Some(id) = open.pop() {
+        let node = graph.node(id);
+        match &node.op {
+            IntOp::Input => include(match node.ty.dtype {
+                DType::U8 => (0, 255),
+                DType::I16 => (i32::from(i16::MIN), i32::from(i16::MAX)),
+                _ => node.ty.qparams()?.range(node.ty.dtype),
+            }),
+            IntOp::Const(tensor) => include(extremes(tensor.to_ints()?)),
+            IntOp::Conv(a) => include((a.requant.lo, a.requant.hi)),
+            IntOp::Linear(a) => include((a.requant.lo, a.requant.hi)),
+            IntOp::Add(a) => include((a.lo, a.hi)),
+            IntOp::Mul(a) | IntOp::Requant(a) => include((a.requant.lo, a.requant.hi)),
+            IntOp::AvgPool(a) => include((a.requant.lo, a.requant.hi)),
+            IntOp::Lut(_) => match node.operands().get(1).and_then(|table| graph.constant(*table)) {
+                Some(table) => include(extremes(table.to_ints()?)),
+                None => bail!("the table must be a constant"),
+            },
+            IntOp::Softmax(_) => include((0, i32::from(i16::MAX))),
+            IntOp::MaxPool(_)
+            | IntOp::Concat(_)
+            | IntOp::Slice(_)
+            | IntOp::Pad(_)
+            | IntOp::Reshape(_)
+            | IntOp::Transpose(_)
+            | IntOp::ResizeNearest(_)
+            | IntOp::ResizeLinear(_) => {
+                if let IntOp::Pad(pad) = &node.op {
+                    include((pad.value, pad.value));
+                }
+                // Each node once: operands may be shared by many.
+                open.extend(node.operands().iter().filter(|x| seen.insert(**x)));
+            }
+        }
+    }
+    Ok((lo, hi))
 }
 
 /// Bounds of the accumulators of a node: one for each output channel of convolutions and linear layers, one for the
@@ -93,5 +145,47 @@ pub fn check(graph: &IntGraph, id: NodeId) -> Result<()> {
             "the accumulator of channel {channel} can reach {bound}, beyond 2^31: lower the bits of the weights or \
              of the activations, or split the layer"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse;
+
+    /// Clamps, tables and inputs are seen through everything that moves values.
+    #[test]
+    fn ranges_of_values() {
+        let entries: Vec<String> = (0..256).map(|i| (3 + i % 7).to_string()).collect();
+        let text = format!(
+            r#"gir 1 int "values"
+input "x" = %x same
+input "s" = %s same
+%x: u8[1,2,2,1] q(1.0, 0, 4) = input
+%s: i16[1,2,2,1] q(1.0, 0, 16) = input
+%k: u8[1,2,2,1] q(1.0, 0, 4) = const [2, 9, 4, 4]
+%r: u8[1,2,2,1] q(1.0, 2, 4) = requant(%x) {{requant = requant([dyadic(1073741824, 30)], 2, 1, 6)}}
+%t: u8[1,256] = const [{}]
+%l: u8[1,2,2,1] q(1.0, 2, 4) = lut(%x, %t)
+%c: u8[1,2,2,2] q(1.0, 2, 4) = concat(%r, %l) {{axis = 3}}
+%m: u8[1,2,2,4] q(1.0, 2, 4) = concat(%c, %c) {{axis = 3}}
+%p: u8[1,2,2,5] q(1.0, 2, 4) = pad(%m) {{before = [0, 0, 0, 1], after = [0, 0, 0, 0], value = 12}}
+%v: u8[4,5] q(1.0, 2, 4) = reshape(%p) {{shape = [4, 5]}}
+output "v" = %v same
+"#,
+            entries.join(", ")
+        );
+        let graph: IntGraph = parse(&text).expect("a graph");
+        let range = |name: &str| values(&graph, graph.find(name).expect(name)).expect("a range");
+        // Callers may hand in any byte, whatever the type says.
+        assert_eq!(range("x"), (0, 255));
+        assert_eq!(range("s"), (-32768, 32767));
+        assert_eq!(range("k"), (2, 9));
+        assert_eq!(range("r"), (1, 6));
+        assert_eq!(range("l"), (3, 9));
+        assert_eq!(range("c"), (1, 9));
+        assert_eq!(range("m"), (1, 9));
+        assert_eq!(range("p"), (1, 12));
+        assert_eq!(range("v"), (1, 12));
     }
 }

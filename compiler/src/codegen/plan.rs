@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{Error, Result};
 use goshawk_ir::{
-    DType, IntGraph, IntOp, IrError, NodeId, Operator, Requant, TensorType, op::window::ConvWindow,
+    DType, IntGraph, IntOp, IrError, NodeId, Operator, Requant, TensorType, op::window::ConvWindow, range,
 };
 use goshawk_passes::memory::MemoryPlan;
 use serde::Serialize;
@@ -86,7 +86,7 @@ pub(crate) enum ConvChoice {
 /// Chooses the kernels.
 ///
 /// # Errors
-/// [`Code::INTERNAL`] for graphs that the verifier would refuse.
+/// [`crate::Code::INTERNAL`] for graphs that the verifier would refuse.
 pub(crate) fn plan(
     graph: &IntGraph,
     memory: &MemoryPlan,
@@ -313,10 +313,9 @@ pub(super) fn conv_spec(graph: &IntGraph, id: NodeId, pitch: Option<usize>) -> R
         _ => return Err(broken("expected a convolution or a linear layer")),
     };
     let ints = |t: &goshawk_ir::Tensor| t.to_ints().map_err(|e| Error::internal(&e));
-    let bits = xt.quant.as_ref().map_or(8, |q| q.bits);
-    // Callers may hand in any byte; padding cells hold the zero point, which may be above the largest value.
-    let input_max = if graph.node(x).op.is_input() { 255 } else { (1 << bits) - 1 };
-    let input_max = input_max.max(xt.zero_point());
+    // Padding cells hold the zero point, which no value may ever reach.
+    let (lo, hi) = range::values(graph, x).map_err(|e| Error::internal(&e))?;
+    let input_range = (lo.min(xt.zero_point()), hi.max(xt.zero_point()));
     Ok(ConvSpec {
         input,
         kernel,
@@ -330,6 +329,6 @@ pub(super) fn conv_spec(graph: &IntGraph, id: NodeId, pitch: Option<usize>) -> R
         requant: requant.clone(),
         output: output(&node.ty, requant),
         input_zero_point: xt.zero_point(),
-        input_max,
+        input_range,
     })
 }

@@ -46,8 +46,8 @@ pub(crate) struct ConvSpec {
     pub requant: Requant,
     pub output: Output,
     pub input_zero_point: i32,
-    /// Largest value that a cell of a window can hold: an input value or the zero point of the padding.
-    pub input_max: i32,
+    /// Smallest and largest value that a cell of a window can hold: an input value or the zero point of the padding.
+    pub input_range: (i32, i32),
 }
 
 impl ConvSpec {
@@ -94,7 +94,8 @@ impl ConvSpec {
     /// |accumulator| of a channel, bias included, for any input.
     pub fn bound(&self, channel: usize) -> i64 {
         let zp = i64::from(self.input_zero_point);
-        let span = zp.max(i64::from(self.input_max) - zp);
+        let (lo, hi) = self.input_range;
+        let span = (zp - i64::from(lo)).max(i64::from(hi) - zp);
         let (mut sum, mut plain) = (0i64, 0i64);
         for w in &self.weights[channel * self.k()..(channel + 1) * self.k()] {
             sum += i64::from(*w).abs();
@@ -205,14 +206,15 @@ fn choose_kind(spec: &ConvSpec, target: &Target) -> (Kind, Option<String>) {
     }
 }
 
-/// An output channel with neighbouring weights that could leave i16 in `pmaddubsw`, for inputs up to `input_max`.
+/// An output channel with neighbouring weights that could leave i16 in `pmaddubsw`, for the largest input.
 fn saturating_pair(spec: &ConvSpec) -> Option<usize> {
     (0..spec.channels).find(|c| {
         (0..spec.k().next_multiple_of(2)).step_by(2).any(|k| {
             let w = [k, k + 1].map(|k| if k < spec.k() { spec.weight(*c, k) } else { 0 });
             let high: i32 = w.iter().map(|w| (*w).max(0)).sum();
             let low: i32 = w.iter().map(|w| (*w).min(0)).sum();
-            high * spec.input_max > i32::from(i16::MAX) || low * spec.input_max < i32::from(i16::MIN)
+            let (_, largest) = spec.input_range;
+            high * largest > i32::from(i16::MAX) || low * largest < i32::from(i16::MIN)
         })
     })
 }

@@ -423,7 +423,7 @@ impl TilePlan {
                     .flat_map(|c| self.padded_weights(spec, c).chunks(2).map(pair_bound).collect::<Vec<_>>())
                     .max()
                     .unwrap_or(0)
-                    * spec.input_max;
+                    * spec.input_range.1;
                 let period = i32::from(i16::MAX) / pair.max(1);
                 if paired && period >= 2 {
                     Weights::Int4Offset { period: (period as usize).min(12) }

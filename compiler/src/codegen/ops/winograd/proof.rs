@@ -24,7 +24,7 @@ pub(super) struct Proof {
 impl Proof {
     /// Proves a layer of 3×3 filters, or says what does not hold.
     pub fn new(spec: &ConvSpec, bounds: &[i64]) -> Result<Self, String> {
-        let (lo, hi) = (0, i64::from(spec.input_max));
+        let (lo, hi) = (i64::from(spec.input_range.0), i64::from(spec.input_range.1));
         let proof = Self { centre: centre(lo, hi)? };
         let s8 = i64::from(i8::MIN)..=i64::from(i8::MAX);
         for channel in 0..spec.channels {
