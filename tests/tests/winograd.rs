@@ -9,14 +9,18 @@ use std::sync::Arc;
 
 const GRAPHS: u64 = 240;
 
-fn options(choice: Option<TileChoice>) -> Option<Options> {
-    let target = Target::parse(Some("x86_64-unknown-linux-gnu"), "avx512vnni").expect("known");
-    if !target.runs_here() {
-        eprintln!("skipped: Winograd needs a CPU with AVX-512 VNNI");
-        return None;
+/// Options for every CPU that has kernels for it and runs here.
+fn options(choice: Option<TileChoice>) -> Vec<Options> {
+    let cpus = ["avx512vnni", "x86-64-v3"];
+    let target = |cpu| Target::parse(Some("x86_64-unknown-linux-gnu"), cpu).expect("known");
+    let (here, missing): (Vec<Target>, Vec<Target>) =
+        cpus.map(target).into_iter().partition(Target::runs_here);
+    for target in missing {
+        eprintln!("skipped: this CPU has no {}", target.isa());
     }
-    let tuning = Tuning::all(choice);
-    Some(Options { share_all: true, tuning, ..Options::new(target, "m") })
+    let options =
+        |target| Options { share_all: true, tuning: Tuning::all(choice), ..Options::new(target, "m") };
+    here.into_iter().map(options).collect()
 }
 
 /// How many layers were computed by Winograd.
@@ -37,26 +41,40 @@ fn check(g: &IntGraph, options: &Options, seed: u64, pools: &[Option<Arc<Pool>>]
 #[test]
 fn winograd_equals_the_interpreter() {
     let pools = [1, 2, 3].map(|n| (n > 1).then(|| Arc::new(Pool::new(n).expect("threads"))));
-    let (mut layers, mut found, mut joins) = (0, 0, 0);
+    let (mut layers, mut found, mut joins) = ([0; 2], [0; 2], [0; 2]);
     for seed in 0..GRAPHS {
         let g = generate::narrow_convolution(seed);
         for lines in [1, 2, 1 << 16] {
             let choice = TileChoice { vectors: 1 + seed as usize % 2, lines, winograd: true };
-            let Some(options) = options(Some(choice)) else { return };
-            found += check(&g, &options, seed, &pools);
-            joins += codegen::arena(&g, &options).expect("plan").joins.len();
-            layers += g.ids().filter(|id| matches!(g.node(*id).op, IntOp::Conv(_))).count();
+            for (cpu, options) in options(Some(choice)).iter().enumerate() {
+                found[cpu] += check(&g, options, seed, &pools);
+                joins[cpu] += codegen::arena(&g, options).expect("plan").joins.len();
+                layers[cpu] += g.ids().filter(|id| matches!(g.node(*id).op, IntOp::Conv(_))).count();
+            }
         }
     }
-    assert!(joins > 50, "only {joins} sums were joined");
-    assert!(found * 10 > layers * 8, "only {found} of {layers} layers were computed by Winograd");
+    for cpu in 0..options(None).len() {
+        let (found, layers, joins) = (found[cpu], layers[cpu], joins[cpu]);
+        assert!(joins > 50, "only {joins} sums were joined");
+        assert!(found * 10 > layers * 8, "only {found} of {layers} layers were computed by Winograd");
+    }
 }
 
 /// Where nothing is chosen the model decides, and both ways occur.
 #[test]
 fn the_model_chooses_both_ways() {
-    let Some(options) = options(None) else { return };
-    let found: Vec<usize> =
-        (0..60).map(|seed| check(&generate::narrow_convolution(seed), &options, seed, &[None])).collect();
-    assert!(found.contains(&0) && found.iter().any(|n| *n > 0), "{found:?}");
+    for options in options(None) {
+        let found: Vec<usize> =
+            (0..60).map(|seed| check(&generate::narrow_convolution(seed), &options, seed, &[None])).collect();
+        assert!(found.contains(&0) && found.iter().any(|n| *n > 0), "{found:?}");
+    }
+}
+
+/// The filetest of Winograd has it on every CPU that has kernels for it.
+#[test]
+fn the_filetest_is_computed_so() {
+    let g: IntGraph = text::parse(include_str!("../filetests/run/conv_winograd.gir")).expect("a graph");
+    for options in options(None) {
+        assert_eq!(check(&g, &options, 0, &[None]), 1, "{}", options.target.isa());
+    }
 }

@@ -15,18 +15,22 @@
 //! four times the four outputs, and the factor goes into the requantization, two bits more of shift.
 //!
 //! All sums are modulo 2⁸ or 2³² and exact where the value that is meant fits: only the *ends* need a proof
-//! (`codegen::ops::winograd::proof`). Transformed data are signed, `vpdpbusd` wants them unsigned: 128 is added, and what it
-//! contributes is subtracted where sums start. It costs next to nothing: data in both of the last two rows and both of
+//! (`codegen::ops::winograd::proof`). Transformed data are signed, `vpdpbusd` and `vpmaddubsw` want them unsigned: an offset
+//! is added, and what it contributes is subtracted in the sums.
+//!
+//! With VNNI the offset is 128. It costs next to nothing: data in both of the last two rows and both of
 //! the last two columns of a tile are flipped by 128 before they are transformed, and each of the 16 combinations has an odd
 //! number of those. A neighbour along the row, whose first columns these are, finds its own share of flipped data there.
+//! AVX2 sums in i16, so its values are to be small: it adds the smallest offset that leaves none negative.
 //!
 //! | kernel | reads | writes |
 //! |---|---|---|
-//! | [`Data`] | four rows of u8 pixels | a row of tiles, u8, one plane for each of the 16 positions |
+//! | [`Data`] | four rows of u8 pixels | a row of tiles, u8 |
 //! | [`Filters`] | two 4-bit weights a byte | s8, a block of channels |
-//! | [`Product`] | four planes, a quarter of a block | i32, combined along columns |
-//! | [`Outcome`] | those of a row of tiles | u8 or i16 pixels of two rows |
-use super::{Tile, pack, x64::winograd as x64};
+//! | [`Product`], VNNI | a row of four positions | i32, combined along columns |
+//! | [`Product`], AVX2 | all 16 positions of a group of tiles | i32 |
+//! | [`Outcome`] | those of a row of tiles, or of a group | u8 or i16 pixels of two rows |
+use super::{Isa, Tile, pack, x64::winograd as x64};
 use iced_x86::IcedError;
 
 /// Rows and columns of a tile of data, of a filter, and of results.
@@ -37,7 +41,7 @@ pub const TAPS: usize = 3;
 pub const RESULTS: usize = 2;
 /// The transforms multiply results by 2 to this power.
 pub const SCALE_BITS: u8 = 2;
-/// What is added to transformed data.
+/// What VNNI adds to transformed data.
 pub const OFFSET: i64 = 128;
 /// Products of one dimension by phase: those that meet in a butterfly, those that are added behind it.
 pub const PHASES: [[usize; 2]; 2] = [[0, 3], [1, 2]];
@@ -76,6 +80,8 @@ pub const fn depth(channels: usize) -> usize {
 /// Transforms a row of tiles: (`rdi` = addresses of four rows of pixels, `rdx` = first tile in the first plane).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Data {
+    /// Instruction set.
+    pub isa: Isa,
     /// Columns of the image.
     pub columns: usize,
     /// Channels of a pixel.
@@ -86,46 +92,60 @@ pub struct Data {
     pub tiles: usize,
     /// What columns outside the image hold.
     pub zero_point: u8,
-    /// Added at position (1, 1), whose values are centred elsewhere.
+    /// Added at every position: with VNNI [`OFFSET`].
+    pub offset: u8,
+    /// Added beyond that at position (1, 1), whose values are centred elsewhere; modulo 2⁸.
     pub centre: u8,
-    /// Bytes from one position's plane to the next.
+    /// Bytes from one tile to the next.
+    pub tile: usize,
+    /// Bytes from one position to the next.
     pub plane: usize,
 }
 
 /// Transforms the filters of a block of channels: (`rdi` = packed weights, `rdx` = transformed ones).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filters {
+    /// Instruction set.
+    pub isa: Isa,
     /// Vectors of output channels, 1 or 2.
     pub vectors: usize,
     /// Bytes of K.
     pub depth: usize,
 }
 
-/// Multiplies tiles by a block of filters in the four positions of one row, and combines them along it: (`rdi` = first
-/// tile in the row's first plane, `rsi` = filters, `rdx` = sums, `rcx` = where they start).
+/// Multiplies tiles by a block of filters: (`rdi` = first tile in the first position, `rsi` = filters, `rdx` = sums).
 ///
-/// Sums are 2 columns × tiles × vectors; [`Product::column`] is the distance of the former, tiles and vectors lie one
-/// behind the other.
+/// With VNNI in the four positions of one row, which are combined along it; `rcx` = where they start. Sums are 2 columns
+/// of results × tiles × vectors. With AVX2 in all 16 positions: 16 × tiles × vectors. [`Product::column`] is the distance
+/// of columns and positions, tiles and vectors lie one behind the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
+    /// Instruction set.
+    pub isa: Isa,
     /// Tiles.
     pub tiles: usize,
     /// Vectors of output channels, 1 or 2.
     pub vectors: usize,
     /// Bytes of K.
     pub depth: usize,
-    /// Bytes from one position's plane to the next.
+    /// As in [`Data`].
+    pub tile: usize,
+    /// As in [`Data`].
     pub plane: usize,
-    /// Bytes from the sums of the first column to those of the second.
+    /// Bytes from the sums of one column to those of the next.
     pub column: usize,
+    /// Steps of four k whose sums fit into i16 (AVX2): that many, aligned, are summed before they are widened.
+    pub period: usize,
 }
 
-/// Combines sums along columns, requantizes and stores a row of tiles: (`rdi` = sums of the first tile, `rdx` = its
-/// first pixel, `rcx` = epilogue block; of a join `r9` = its first pixel's residual, on the stack that of the second
-/// result, which advances there).
+/// Combines sums along columns (with AVX2 along rows before that), requantizes and stores a row of tiles or a part of one:
+/// (`rdi` = sums of the first tile, `rdx` = its first pixel, `rcx` = epilogue block; with AVX2 `rsi` = where sums start; of
+/// a join `r9` = the first pixel's residual, on the stack that of the second result, which advances there).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Outcome {
-    /// Requantization and store of one tile: its grid, vectors and columns; its rows are not used.
+    /// Instruction set.
+    pub isa: Isa,
+    /// Requantization and store of one tile: its grid, vectors and columns, and pixels of a line; its rows are not used.
     pub tile: Tile,
     /// Columns of pixels; where they are odd, the last tile gives one.
     pub columns: usize,
@@ -138,17 +158,28 @@ pub struct Outcome {
 }
 
 /// Largest number of tiles of a [`Product`].
-pub const fn max_tiles(vectors: usize) -> usize {
-    14 / vectors
+pub const fn max_tiles(isa: Isa, vectors: usize) -> usize {
+    match isa {
+        Isa::Vnni512 => 14 / vectors,
+        Isa::Avx2 => 12 / vectors,
+    }
 }
 
 impl Data {
+    /// Column of the image that is column `i` of the tiles, if there is one.
+    pub fn column(&self, i: usize) -> Option<usize> {
+        i.checked_sub(self.before).filter(|c| *c < self.columns)
+    }
+
     /// Machine code.
     ///
     /// # Errors
     /// The assembler refuses an instruction, which is a defect of the kernel.
     pub fn assemble(&self) -> Result<Vec<u8>, IcedError> {
-        x64::data::assemble(self)
+        match self.isa {
+            Isa::Vnni512 => x64::vnni512::data::assemble(self),
+            Isa::Avx2 => x64::avx2::data::assemble(self),
+        }
     }
 }
 
@@ -158,7 +189,15 @@ impl Filters {
     /// # Errors
     /// As [`Data::assemble`].
     pub fn assemble(&self) -> Result<Vec<u8>, IcedError> {
-        x64::filters::assemble(self)
+        match self.isa {
+            Isa::Vnni512 => x64::vnni512::filters::assemble(self),
+            Isa::Avx2 => x64::avx2::filters::assemble(self),
+        }
+    }
+
+    /// Bytes of a vector.
+    const fn vector(&self) -> usize {
+        self.isa.lanes() * 4
     }
 
     /// Bytes of the transformed filters.
@@ -168,21 +207,51 @@ impl Filters {
 
     /// Bytes of those of one row of positions.
     pub const fn row(&self) -> usize {
-        2 * self.phase()
+        match self.isa {
+            Isa::Vnni512 => 2 * self.phase(),
+            Isa::Avx2 => DATA * self.plane(),
+        }
     }
 
-    /// Bytes of those of one phase.
-    pub const fn phase(&self) -> usize {
-        2 * self.depth * 16 * self.vectors
+    /// VNNI: bytes of those of one phase, whose two columns take turns.
+    const fn phase(&self) -> usize {
+        2 * self.depth / 4 * self.vectors * self.vector()
+    }
+
+    /// AVX2: bytes of those of one position, and a line, so that positions do not meet in one set of the cache.
+    pub const fn plane(&self) -> usize {
+        self.depth / 4 * self.vectors * self.vector() + 64
+    }
+
+    /// Where those of a position start.
+    pub fn position(&self, row: usize, column: usize) -> usize {
+        let within = match self.isa {
+            Isa::Avx2 => column * self.plane(),
+            Isa::Vnni512 => {
+                let phase = usize::from(!PHASES[0].contains(&column));
+                let half = usize::from(PHASES[phase][1] == column);
+                phase * self.phase() + half * self.vectors * self.vector()
+            }
+        };
+        row * self.row() + within
+    }
+
+    /// Bytes from those of one step of four k to the next.
+    pub const fn step(&self) -> usize {
+        let columns = match self.isa {
+            Isa::Vnni512 => PHASES[0].len(),
+            Isa::Avx2 => 1,
+        };
+        columns * self.vectors * self.vector()
     }
 
     /// Bytes of the packed weights.
     pub const fn packed_bytes(&self) -> usize {
-        TAPS * TAPS * self.depth * 16 * self.vectors / 2
+        TAPS * TAPS * self.depth / 4 * self.vectors * self.vector() / 2
     }
 
-    /// Packs 4-bit weights, one slice [tap][k] per channel: those of a tap for four k of 16 channels are a vector; two
-    /// vectors, of one step or of two neighbouring ones, share 64 bytes, plus 8.
+    /// Packs 4-bit weights, one slice [tap][k] per channel: those of a tap for four k of a vector of channels are a vector;
+    /// two vectors, of one step or of two neighbouring ones, share its bytes, plus 8.
     pub fn pack(&self, weights: &[&[i8]]) -> Vec<u8> {
         let channels = weights.first().map_or(0, |w| w.len() / (TAPS * TAPS));
         // Steps that share bytes.
@@ -198,10 +267,10 @@ impl Filters {
             })
             .collect();
         let ordered: Vec<&[i8]> = ordered.iter().map(Vec::as_slice).collect();
-        pack::int4(&ordered, self.vectors * 16, 64, 8)
+        pack::int4(&ordered, self.vectors * self.isa.lanes(), self.vector(), 8)
     }
 
-    /// What the kernel makes of [`Filters::pack`]: [row][phase][step][column of the phase][channel][4].
+    /// What the kernel makes of [`Filters::pack`]: [position][step][channel][4].
     pub fn transformed(&self, weights: &[&[i8]]) -> Vec<u8> {
         let channels = weights.first().map_or(0, |w| w.len() / (TAPS * TAPS));
         let mut out = vec![0; self.bytes()];
@@ -210,14 +279,10 @@ impl Filters {
                 let g = std::array::from_fn(|r| {
                     std::array::from_fn(|c| i64::from(w[(r * TAPS + c) * channels + k]))
                 });
-                let u = square(g, filter);
-                for (row, u) in u.iter().enumerate() {
-                    for (phase, columns) in PHASES.iter().enumerate() {
-                        for (half, column) in columns.iter().enumerate() {
-                            let at = row * self.row() + phase * self.phase();
-                            let at = at + (k / 4 * 2 + half) * self.vectors * 64 + n * 4 + k % 4;
-                            out[at] = u[*column] as u8;
-                        }
+                for (row, u) in square(g, filter).into_iter().enumerate() {
+                    for (column, u) in u.into_iter().enumerate() {
+                        let at = self.position(row, column) + k / 4 * self.step();
+                        out[at + n * 4 + k % 4] = u as u8;
                     }
                 }
             }
@@ -232,7 +297,10 @@ impl Product {
     /// # Errors
     /// As [`Data::assemble`].
     pub fn assemble(&self) -> Result<Vec<u8>, IcedError> {
-        x64::product::assemble(self)
+        match self.isa {
+            Isa::Vnni512 => x64::vnni512::product::assemble(self),
+            Isa::Avx2 => x64::avx2::product::assemble(self),
+        }
     }
 }
 
@@ -246,21 +314,32 @@ impl Outcome {
     }
 }
 
-/// Where the sums of the four tiles' results start, by row and column of the phase's first positions: the compensation
-/// of a block of channels as the kernel reads it, [row][column of phase 0][channel].
+/// What is added to the sums of a block of channels, as its kernels read it.
 ///
 /// `start` has one entry per channel: bias minus the offset's contribution, for each of the four results, in units of the
 /// results themselves.
-pub fn starts(start: &[[[i32; RESULTS]; RESULTS]], vectors: usize) -> Vec<u8> {
-    let lanes = vectors * 16;
-    let mut out = vec![0i32; DATA * 2 * lanes];
-    // Rows 1 and 2 are added behind the butterfly of 0 and 3: they start at zero. Through both butterflies of a dimension
-    // (x, y) becomes (2x, −2y), which is why the results' factor of two needs no division.
+pub fn starts(isa: Isa, start: &[[[i32; RESULTS]; RESULTS]], vectors: usize) -> Vec<u8> {
+    let lanes = vectors * isa.lanes();
+    let mut out = match isa {
+        Isa::Vnni512 => vec![0i32; DATA * RESULTS * lanes],
+        Isa::Avx2 => vec![0i32; RESULTS * RESULTS * lanes],
+    };
     for (n, start) in start.iter().enumerate() {
         for (r, row) in PHASES[0].into_iter().enumerate() {
             for c in 0..RESULTS {
-                let sign = if r == c { 1 } else { -1 };
-                out[(row * 2 + c) * lanes + n] = start[r][c].wrapping_mul(sign);
+                match isa {
+                    // [row][column of phase 0][channel]: [`Product`] starts from them. Rows 1 and 2 are added behind the butterfly of
+                    // 0 and 3: they start at zero. Through both butterflies of a dimension (x, y) becomes (2x, −2y), which
+                    // is why the results' factor of two needs no division.
+                    Isa::Vnni512 => {
+                        let sign = if r == c { 1 } else { -1 };
+                        out[(row * RESULTS + c) * lanes + n] = start[r][c].wrapping_mul(sign);
+                    }
+                    // [row][column of the results][channel]: [`Outcome`] adds them to the fourfold results.
+                    Isa::Avx2 => {
+                        out[(r * RESULTS + c) * lanes + n] = start[r][c].wrapping_mul(1 << SCALE_BITS);
+                    }
+                }
             }
         }
     }
@@ -316,7 +395,7 @@ mod tests {
     #[test]
     fn starts_come_out_as_four_times_themselves() {
         let start = [[5, -7], [11, 1 << 20]];
-        let bytes = starts(&[start], 1);
+        let bytes = starts(Isa::Vnni512, &[start], 1);
         let word = |i: usize| i64::from(i32::from_le_bytes([0, 1, 2, 3].map(|b| bytes[i * 4 + b])));
         let m = std::array::from_fn(|r| [word(r * 2 * 16), 0, 0, word((r * 2 + 1) * 16)]);
         assert_eq!(square(m, results), start.map(|r| r.map(|v| i64::from(v) << SCALE_BITS)));

@@ -53,10 +53,7 @@ pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
     k.load_bias()?;
     k.multiply()?;
     k.finish()?;
-    k.asm.vzeroupper()?;
-    k.asm.ret()?;
-    k.constants()?;
-    k.asm.assemble(0)
+    k.code()
 }
 
 /// Vectors of 32 equal bytes or words behind the code.
@@ -85,14 +82,15 @@ struct Stored {
     clamp: (i32, i32),
 }
 
-struct Kernel<'a> {
-    asm: CodeAssembler,
-    tile: &'a Tile,
+/// A kernel that ends as a tile does.
+pub(super) struct Kernel<'a> {
+    pub asm: CodeAssembler,
+    pub tile: &'a Tile,
     c: Constants,
 }
 
 impl<'a> Kernel<'a> {
-    fn new(tile: &'a Tile) -> Result<Self, IcedError> {
+    pub fn new(tile: &'a Tile) -> Result<Self, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
         let mut label = || asm.create_label();
         let c = Constants {
@@ -115,7 +113,8 @@ impl<'a> Kernel<'a> {
         self.tile.rows * self.tile.vectors
     }
 
-    fn acc(&self, row: usize, vector: usize) -> AsmRegisterYmm {
+    /// Accumulator of a pixel and a vector of channels.
+    pub fn acc(&self, row: usize, vector: usize) -> AsmRegisterYmm {
         YMM[row * self.tile.vectors + vector]
     }
 
@@ -335,8 +334,9 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    /// From sums to memory.
-    fn finish(&mut self) -> Asm {
+    /// From sums to memory: `rdx` = result, `rcx` = epilogue; of a join `r11` = residual, and the second result's address on
+    /// the stack, which replaces `rdx`. Writes `rax`.
+    pub fn finish(&mut self) -> Asm {
         let tile = self.tile;
         let mut out = Stored { to: r::rdx, stride: tile.out_stride, grid: tile.grid, clamp: tile.clamp };
         match (tile.rescale, &tile.join) {
@@ -352,6 +352,14 @@ impl<'a> Kernel<'a> {
             (Rescale::Integer { short_shift }, None) => self.rescale_integer(short_shift)?,
         }
         self.store(out)
+    }
+
+    /// Return, constants, machine code.
+    pub fn code(mut self) -> Result<Vec<u8>, IcedError> {
+        self.asm.vzeroupper()?;
+        self.asm.ret()?;
+        self.constants()?;
+        self.asm.assemble(0)
     }
 
     /// A constant of the join, behind the blocks of the vectors.

@@ -1,5 +1,5 @@
 //! The layer's function: constants, kernels, and the loops around them.
-use super::{Areas, Blocks, ConvSpec, Order, WinogradPlan};
+use super::{Areas, Blocks, ConvSpec, Order, WinogradPlan, compute::Compute};
 use crate::{
     Result,
     codegen::{
@@ -7,10 +7,7 @@ use crate::{
         emitter::{Emitter, Level, fail},
         parallel::{self, LayerFn},
     },
-    ukernel::{
-        Isa,
-        winograd::{self, DATA, RESULTS},
-    },
+    ukernel::winograd::{self, DATA, RESULTS},
 };
 use cranelift_codegen::ir::{
     FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
@@ -66,10 +63,7 @@ struct BlockParts {
     starts: DataId,
     epilogue: DataId,
     filters: FuncId,
-    /// Products of the usual group of tiles, and of what is left of a section and of the last section.
-    products: Vec<(usize, FuncId)>,
-    /// Rows of tiles with both rows of pixels, and with one.
-    outcomes: [FuncId; 2],
+    compute: Compute<FuncId>,
 }
 
 impl Parts {
@@ -103,35 +97,18 @@ impl BlockParts {
             let of = |c: usize| &spec.weights[c * spec.k()..(c + 1) * spec.k()];
             weights.extend(filters.pack(&channels.clone().map(of).collect::<Vec<_>>()));
             let start = |c: usize| plan.proof.start(spec, c, plan.channels[c].bias);
-            starts.extend(winograd::starts(&channels.clone().map(start).collect::<Vec<_>>(), blocks.vectors));
-            epilogue.extend(Isa::Vnni512.epilogue(&plan.channels[channels], &tile));
+            let start: Vec<_> = channels.clone().map(start).collect();
+            starts.extend(winograd::starts(plan.isa, &start, blocks.vectors));
+            epilogue.extend(plan.isa.epilogue(&plan.channels[channels], &tile));
             epilogue.extend(plan.join.iter().flat_map(|j| j.constants.bytes()));
         }
-        let usual = plan.group(plan.section(), blocks.vectors);
-        let mut counts = vec![usual];
-        for tiles in [plan.section(), plan.last_section()] {
-            counts.extend(Some(tiles % usual).filter(|rest| *rest > 0));
-        }
-        counts.dedup();
-        let products = counts
-            .into_iter()
-            .map(|tiles| {
-                let product = plan.product(spec, blocks.vectors, tiles);
-                Ok((tiles, leaf(em, name, "product", 5, product.assemble())?))
-            })
-            .collect::<Result<_>>()?;
-        let params = 4 + plan.pixels(spec).len();
-        let mut outcome =
-            |rows: usize| leaf(em, name, "outcome", params, plan.outcome(spec, &blocks, rows).assemble());
-        let outcomes = [outcome(2)?, outcome(1)?];
         Ok(Self {
             blocks,
             weights: em.rodata(&format!("{name}_weights"), weights)?,
             starts: em.rodata(&format!("{name}_starts"), starts)?,
             epilogue: em.rodata(&format!("{name}_requant"), epilogue)?,
             filters: leaf(em, name, "filters", 5, filters.assemble())?,
-            products,
-            outcomes,
+            compute: Compute::new(em, name, spec, plan, &blocks)?,
         })
     }
 
@@ -142,13 +119,13 @@ impl BlockParts {
             starts: em.address(b, self.starts),
             epilogue: em.address(b, self.epilogue),
             filters: em.callee(b, self.filters),
-            products: self.products.iter().map(|(tiles, id)| (*tiles, em.callee(b, *id))).collect(),
-            outcomes: self.outcomes.map(|id| em.callee(b, id)),
+            compute: self.compute.refer(em, b),
         }
     }
 }
 
-fn leaf<M: Module>(
+/// A kernel.
+pub(super) fn leaf<M: Module>(
     em: &mut Emitter<M>,
     name: &str,
     kind: &str,
@@ -159,37 +136,36 @@ fn leaf<M: Module>(
 }
 
 /// [`BlockParts`] inside the function.
-struct BlockCode {
-    blocks: Blocks,
+pub(super) struct BlockCode {
+    pub blocks: Blocks,
     weights: Value,
     starts: Value,
     epilogue: Value,
     filters: FuncRef,
-    products: Vec<(usize, FuncRef)>,
-    outcomes: [FuncRef; 2],
+    pub compute: Compute<FuncRef>,
 }
 
-struct Body<'a> {
-    spec: &'a ConvSpec,
-    plan: &'a WinogradPlan,
+pub(super) struct Body<'a> {
+    pub spec: &'a ConvSpec,
+    pub plan: &'a WinogradPlan,
     fill: Value,
     transform: FuncRef,
     blocks: Vec<BlockCode>,
     table: Value,
     /// The thread's areas.
-    data: Value,
-    sums: Value,
+    pub data: Value,
+    pub sums: Value,
     filters: Value,
 }
 
 /// Where a block is.
 #[derive(Clone)]
-struct Block {
-    filters: Value,
-    starts: Value,
-    epilogue: Value,
+pub(super) struct Block {
+    pub filters: Value,
+    pub starts: Value,
+    pub epilogue: Value,
     /// First channel of the first pixel: result, residual, second result.
-    pixels: Vec<Value>,
+    pub pixels: Vec<Value>,
 }
 
 impl Body<'_> {
@@ -265,8 +241,7 @@ impl Body<'_> {
             let first = Block { filters, ..self.first(b, code, &images[1..]) };
             filters = b.repeat(code.blocks.count, &first.values(), |b, v| {
                 let block = Block::from(v);
-                self.multiply(b, code, &block, rows * self.plan.tiles[1]);
-                self.store(b, code, &block, top, rows);
+                self.compute(b, code, &block, top, rows);
                 let bytes = self.plan.filters(self.spec, code.blocks.vectors).bytes();
                 self.following(b, code, &block, bytes as i64)
             })[0];
@@ -290,8 +265,7 @@ impl Body<'_> {
             b.repeat_range(range, &vars, |b, _, v| {
                 let block = Block::from(&v[1..]);
                 self.transform_filters(b, code, v[0], block.filters);
-                self.multiply(b, code, &block, plan.section());
-                self.store(b, code, &block, top, plan.rows);
+                self.compute(b, code, &block, top, plan.rows);
                 let weights = b.offset(v[0], kernel.packed_bytes() as i64);
                 std::iter::once(weights).chain(self.following(b, code, &block, 0)).collect()
             });
@@ -310,8 +284,8 @@ impl Body<'_> {
     fn strides(&self, code: &BlockCode, filters: i64) -> Vec<i64> {
         let Blocks { vectors, columns, .. } = code.blocks;
         let joined = self.plan.join.as_ref().map_or(0, |j| j.constants.bytes().len());
-        let epilogue = vectors * Isa::Vnni512.epilogue_bytes(self.plan.rescale) + joined;
-        let starts = DATA * RESULTS * vectors * 64;
+        let epilogue = vectors * self.plan.isa.epilogue_bytes(self.plan.rescale) + joined;
+        let starts = winograd::starts(self.plan.isa, &[], vectors).len();
         let pixels = self.plan.pixels(self.spec).into_iter().map(|[_, bytes]| (columns * bytes) as i64);
         [filters, starts as i64, epilogue as i64].into_iter().chain(pixels).collect()
     }
@@ -321,7 +295,7 @@ impl Body<'_> {
         block.values().into_iter().zip(strides).map(|(p, s)| b.offset(p, s)).collect()
     }
 
-    fn call(&self, b: &mut Fb<'_>, leaf: FuncRef, [first, second, third, fourth]: [Value; 4]) {
+    pub fn call(&self, b: &mut Fb<'_>, leaf: FuncRef, [first, second, third, fourth]: [Value; 4]) {
         let none = b.int(I64, 0);
         b.ins().call(leaf, &[first, second, third, fourth, none]);
     }
@@ -334,7 +308,7 @@ impl Body<'_> {
     fn transform_data(&self, b: &mut Fb<'_>, input: Value, top: Value, rows: usize) {
         let [_, height, width, channels] = self.spec.input;
         let row_bytes = (width * channels) as i64;
-        let tile_row = (self.plan.tiles[1] * winograd::depth(channels)) as i64;
+        let tile_row = (self.plan.tiles[1] * self.plan.tile_pitch(self.spec)) as i64;
         b.repeat(rows, &[top, self.data], |b, v| {
             let y = b.ins().imul_imm_s(v[0], RESULTS as i64);
             let y = b.offset(y, -(self.spec.window.pads[0] as i64));
@@ -348,60 +322,6 @@ impl Body<'_> {
             let none = b.int(I64, 0);
             self.call(b, self.transform, [self.table, none, v[1], none]);
             vec![b.offset(v[0], 1), b.offset(v[1], tile_row)]
-        });
-    }
-
-    /// The sums of one block for the section's first `tiles` tiles.
-    fn multiply(&self, b: &mut Fb<'_>, code: &BlockCode, block: &Block, tiles: usize) {
-        let (spec, plan) = (self.spec, self.plan);
-        let vectors = code.blocks.vectors;
-        let (usual, product) = code.products[0];
-        let tile_bytes = [winograd::depth(spec.input[3]) as i64, (vectors * 64) as i64];
-        let strides = [
-            (DATA * plan.plane(spec)) as i64,
-            plan.filters(spec, vectors).row() as i64,
-            plan.row(vectors) as i64,
-            (RESULTS * vectors * 64) as i64,
-        ];
-        b.repeat(DATA, &[self.data, block.filters, self.sums, block.starts], |b, v| {
-            let end = b.repeat(tiles / usual, &[v[0], v[2]], |b, t| {
-                self.call(b, product, [t[0], v[1], t[1], v[3]]);
-                t.iter().zip(tile_bytes).map(|(p, s)| b.offset(*p, usual as i64 * s)).collect()
-            });
-            let rest = code.products.iter().find(|(count, _)| *count == tiles % usual);
-            if let Some((_, product)) = rest {
-                self.call(b, *product, [end[0], v[1], end[1], v[3]]);
-            }
-            v.iter().zip(strides).map(|(p, s)| b.offset(*p, s)).collect()
-        });
-    }
-
-    /// The pixels of one block for `rows` rows of tiles.
-    fn store(&self, b: &mut Fb<'_>, code: &BlockCode, block: &Block, top: Value, rows: usize) {
-        let (spec, plan) = (self.spec, self.plan);
-        let lines: Vec<i64> =
-            plan.pixels(spec).iter().map(|[bytes, _]| (RESULTS * spec.out[1] * bytes) as i64).collect();
-        let sums = (plan.tiles[1] * code.blocks.vectors * 64) as i64;
-        let first = block.pixels.iter().zip(&lines).map(|(p, line)| b.index(*p, top, *line));
-        let pixels: Vec<Value> = first.collect();
-        let vars: Vec<Value> = [top, self.sums].into_iter().chain(pixels).collect();
-        b.repeat(rows, &vars, |b, v| {
-            let none = b.int(I64, 0);
-            // Leaves take the scratch area that tiles have fifth.
-            let mut arguments = vec![v[1], none, v[2], block.epilogue, none];
-            arguments.extend(&v[3..]);
-            if spec.out[0].is_multiple_of(RESULTS) {
-                b.ins().call(code.outcomes[0], &arguments);
-            } else {
-                let last = b.ins().icmp_imm_s(IntCC::Equal, v[0], plan.tiles[0] as i64 - 1);
-                let side = |b: &mut Fb<'_>, kernel: usize| {
-                    b.ins().call(code.outcomes[kernel], &arguments);
-                    vec![]
-                };
-                b.branch(last, |b| side(b, 1), |b| side(b, 0));
-            }
-            let steps = [1, sums].into_iter().chain(lines.iter().copied());
-            v.iter().zip(steps).map(|(p, s)| b.offset(*p, s)).collect()
         });
     }
 }

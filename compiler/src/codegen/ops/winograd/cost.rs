@@ -2,17 +2,28 @@
 //! ([`super::super::tile_shape`], whose view of the inner loop this is). Constants were measured on Cascade Lake.
 use super::{Blocks, ConvSpec, Order, WinogradPlan};
 use crate::ukernel::{
-    Rescale,
+    Isa, Rescale,
     winograd::{DATA, PHASES, RESULTS, depth},
 };
 
-/// Cycles to transform a tile of 64 channels: 16 lines that go to the second-level cache.
-const DATA_TILE: f64 = 70.0;
-/// Cycles to make 64 transformed bytes of filters, where they go to the second level.
-const FILTER_VECTOR: f64 = 6.2;
-/// Cycles for the results of a tile and 16 channels, and what more they take from beyond the first-level cache.
-const OUTCOME: f64 = 20.0;
-const OUTCOME_FAR: f64 = 5.0;
+/// Cycles of what surrounds the products.
+struct Costs {
+    /// Bytes of a vector.
+    vector: usize,
+    /// To transform a vector of channels of a tile: 16 lines that go to the second-level cache.
+    data: f64,
+    /// To make a vector of transformed filters, where they go to the second level.
+    filters: f64,
+    /// For the results of a tile and a vector of channels; more where their sums come from beyond the first level, or
+    /// where they are rescaled in integers.
+    outcome: f64,
+    far: f64,
+    integer: f64,
+}
+
+const VNNI512: Costs = Costs { vector: 64, data: 70.0, filters: 6.2, outcome: 20.0, far: 5.0, integer: 12.0 };
+const AVX2: Costs = Costs { vector: 32, data: 45.0, filters: 1.5, outcome: 30.0, far: 0.0, integer: 12.0 };
+
 /// Cycles of two loads.
 const LOAD: f64 = 1.35;
 /// Cycles of a call.
@@ -28,44 +39,44 @@ const THIRD_LEVEL_RATE: f64 = 6.0;
 impl WinogradPlan {
     /// Cycles for one image.
     pub(super) fn cost(&self, spec: &ConvSpec) -> f64 {
+        let costs = match self.isa {
+            Isa::Vnni512 => VNNI512,
+            Isa::Avx2 => AVX2,
+        };
         let sections = self.tiles[0] as f64 / self.rows as f64;
         let tiles = (self.tiles[0] * self.tiles[1]) as f64;
-        let data = tiles * spec.input[3].div_ceil(64) as f64 * DATA_TILE + self.tiles[0] as f64 * CALL;
-        let filters: f64 = self
-            .blocks
-            .iter()
-            .map(|b| {
-                b.count as f64 * (self.filters(spec, b.vectors).bytes() as f64 / 64.0 * FILTER_VECTOR + CALL)
-            })
-            .sum();
+        let data =
+            tiles * spec.input[3].div_ceil(costs.vector) as f64 * costs.data + self.tiles[0] as f64 * CALL;
         let blocks = |cost: &dyn Fn(&Blocks) -> f64| -> f64 {
             self.blocks.iter().map(|b| b.count as f64 * cost(b)).sum()
         };
-        let products = sections * blocks(&|b| self.products(spec, b.vectors));
-        let sums = DATA * self.row(2);
-        let outcome = OUTCOME
-            + if sums > FIRST_LEVEL { OUTCOME_FAR } else { 0.0 }
+        let transformed = |b: &Blocks| self.filters(spec, b.vectors).bytes() as f64;
+        let filters = blocks(&|b| transformed(b) / costs.vector as f64 * costs.filters + CALL);
+        let products = match self.isa {
+            Isa::Vnni512 => sections * blocks(&|b| self.section_products(spec, b.vectors)),
+            Isa::Avx2 => self.tiles[0] as f64 * blocks(&|b| self.row_products(spec, b.vectors)),
+        };
+        let outcome = costs.outcome
+            + if DATA * self.row(2) > FIRST_LEVEL { costs.far } else { 0.0 }
             + match self.rescale {
                 Rescale::Float => 0.0,
-                Rescale::Integer { .. } => 12.0,
+                Rescale::Integer { .. } => costs.integer,
             };
         let outcomes = blocks(&|b| tiles * b.vectors as f64 * outcome + self.tiles[0] as f64 * CALL);
         // Filters that do not stay in the second level come again for every section.
         let again = match self.order {
             Order::Rows if self.private(spec) > SECOND_LEVEL => {
-                let bytes: usize =
-                    self.blocks.iter().map(|b| b.count * self.filters(spec, b.vectors).bytes()).sum();
-                sections * bytes as f64 / THIRD_LEVEL_RATE
+                sections * blocks(&transformed) / THIRD_LEVEL_RATE
             }
             _ => 0.0,
         };
         data + filters + products + outcomes + again
     }
 
-    /// Cycles to multiply a section by one block of filters.
-    fn products(&self, spec: &ConvSpec, vectors: usize) -> f64 {
+    /// Cycles to multiply a section by one block of filters with VNNI.
+    fn section_products(&self, spec: &ConvSpec, vectors: usize) -> f64 {
         let tiles = self.section();
-        let group = self.group(tiles, vectors);
+        let group = self.group(vectors);
         let slice = self.filters(spec, vectors).row();
         let steps = (depth(spec.input[3]) / 4 * PHASES.len()) as f64;
         let v = vectors as f64;
@@ -83,5 +94,21 @@ impl WinogradPlan {
             + (groups - 1) as f64 * of_group(group, false)
             + if rest > 0 { of_group(rest, false) } else { 0.0 };
         DATA as f64 * all
+    }
+
+    /// Cycles to multiply a row of tiles by one block of filters with AVX2.
+    fn row_products(&self, spec: &ConvSpec, vectors: usize) -> f64 {
+        let group = self.group(vectors);
+        let steps = depth(spec.input[3]) / 4;
+        let widenings = steps.div_ceil(self.proof.period()) as f64;
+        let v = vectors as f64;
+        let of_group = |tiles: usize| {
+            let t = tiles as f64;
+            // Two instructions on three ports; with the loads four a cycle.
+            let step = (t * v * 2.0 / 2.8).max((2.0 * t * v + t + v) / 3.8);
+            (DATA * DATA) as f64 * (steps as f64 * step + widenings * t * v * 1.5 + 8.0) + CALL
+        };
+        let (groups, rest) = (self.tiles[1] / group, self.tiles[1] % group);
+        groups as f64 * of_group(group) + if rest > 0 { of_group(rest) } else { 0.0 }
     }
 }

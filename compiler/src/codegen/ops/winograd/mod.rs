@@ -6,9 +6,13 @@
 //! are transformed when it is its turn. Both read 4-bit weights: what they become is 3.6 times as large, and
 //! transforming it takes less time than fetching it from beyond the second level.
 //!
+//! With VNNI transformed data lie in 16 planes and a section is multiplied as a whole; with AVX2 the positions of a tile lie
+//! together and groups of tiles go from products to pixels one after the other ([`compute`]).
+//!
 //! Every thread works in an area of its own, with its own transformed data and filters; threads share sections, or blocks
 //! of channels.
 mod body;
+mod compute;
 mod cost;
 mod proof;
 
@@ -24,7 +28,7 @@ use crate::{
     ukernel::{
         Grid, Isa, Rescale, Tile, Weights,
         pack::Channel,
-        winograd::{self, Data, Filters, Outcome, Product, RESULTS, SCALE_BITS, TAPS},
+        winograd::{self, DATA, Data, Filters, Outcome, Product, RESULTS, SCALE_BITS, TAPS},
     },
 };
 use goshawk_ir::DType;
@@ -41,6 +45,7 @@ const SECTION: usize = 9;
 /// What the planner decided.
 #[derive(Clone, Debug)]
 pub(crate) struct WinogradPlan {
+    isa: Isa,
     order: Order,
     /// Rows and columns of tiles.
     tiles: [usize; 2],
@@ -82,9 +87,6 @@ pub(crate) fn plan(
     join: Option<Joined>,
 ) -> Result<WinogradPlan, Option<String>> {
     let isa = tiles::choose_isa(target)?;
-    if isa != Isa::Vnni512 {
-        return Err(None);
-    }
     let window = &spec.window;
     if spec.kernel != [TAPS; 2] || window.stride != [1, 1] || window.dilation != [1, 1] || window.groups != 1
     {
@@ -109,9 +111,10 @@ pub(crate) fn plan(
         Rescale::Float => Rescale::Float,
         Rescale::Integer { .. } => Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) },
     };
-    let proof = Proof::new(spec, &bounds)?;
+    let proof = Proof::new(spec, isa, &bounds)?;
     let tiles = spec.out.map(|n| n.div_ceil(RESULTS));
     let plan = WinogradPlan {
+        isa,
         order: Order::Rows,
         tiles,
         rows: 1,
@@ -127,7 +130,7 @@ pub(crate) fn plan(
 
 /// What a layer may be told to have.
 pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
-    if tiles::choose_isa(target) != Ok(Isa::Vnni512) {
+    if tiles::choose_isa(target).is_err() {
         return Vec::new();
     }
     let lines = [1, 2, 4, 1 << 16];
@@ -151,7 +154,7 @@ impl WinogradPlan {
                 if choice.is_some_and(|c| c.vectors != vectors) {
                     continue;
                 }
-                (self.order, self.rows, self.blocks) = (order, rows, blocks(spec, vectors));
+                (self.order, self.rows, self.blocks) = (order, rows, blocks(spec, self.isa, vectors));
                 self.cycles = self.cost(spec);
                 if self.cycles < best.cycles {
                     best = self.clone();
@@ -172,13 +175,18 @@ impl WinogradPlan {
             Rescale::Float => "f32",
             Rescale::Integer { .. } => "i64",
         };
-        let group = self.group(self.section(), vectors);
+        let group = self.group(vectors);
         let join = match &self.join {
             None => "",
             Some(j) if j.join.second.is_some() => " + add + requant",
             Some(_) => " + add",
         };
-        format!("vnni512 winograd 2x2 {group}x{} i4 {order} {rescale}{join}", vectors * 16)
+        let (isa, channels) = (self.isa.name(), vectors * self.isa.lanes());
+        let period = match self.isa {
+            Isa::Vnni512 => String::new(),
+            Isa::Avx2 => format!(" in i16 for {}", self.proof.period()),
+        };
+        format!("{isa} winograd 2x2 {group}x{channels} i4{period} {order} {rescale}{join}")
     }
 
     /// Whether it is faster than tiles of the direct convolution; the comparison in words.
@@ -210,7 +218,11 @@ impl WinogradPlan {
             Order::Rows => self.blocks.iter().map(filters).sum(),
             Order::Channels => self.filters(spec, vectors).bytes(),
         };
-        Areas { data: 16 * self.plane(spec), sums: 4 * self.row(vectors), filters }
+        let data = match self.isa {
+            Isa::Vnni512 => DATA * DATA * self.plane(spec),
+            Isa::Avx2 => (self.section() * self.tile_pitch(spec)).next_multiple_of(64),
+        };
+        Areas { data, sums: DATA * self.row(vectors), filters }
     }
 
     /// Tiles of a section.
@@ -218,50 +230,87 @@ impl WinogradPlan {
         self.rows * self.tiles[1]
     }
 
-    /// Tiles that are multiplied at a time, of so many: as equal groups as can be.
-    fn group(&self, tiles: usize, vectors: usize) -> usize {
-        let most = winograd::max_tiles(vectors);
-        tiles.div_ceil(tiles.div_ceil(most))
+    /// Tiles that are multiplied at a time, of a section with VNNI, of a row with AVX2: as equal groups as can be.
+    fn group(&self, vectors: usize) -> usize {
+        let tiles = match self.isa {
+            Isa::Vnni512 => self.section(),
+            Isa::Avx2 => self.tiles[1],
+        };
+        tiles.div_ceil(tiles.div_ceil(winograd::max_tiles(self.isa, vectors)))
     }
 
-    /// Bytes of a position's transformed data.
+    /// Bytes from one tile's transformed data to the next. Of AVX2 all positions, and a line, so that tiles do not meet in
+    /// one set of the cache.
+    fn tile_pitch(&self, spec: &ConvSpec) -> usize {
+        let depth = winograd::depth(spec.input[3]);
+        match self.isa {
+            Isa::Vnni512 => depth,
+            Isa::Avx2 => DATA * DATA * depth + 64,
+        }
+    }
+
+    /// Bytes from one position's transformed data to the next.
     fn plane(&self, spec: &ConvSpec) -> usize {
-        (self.section() * winograd::depth(spec.input[3])).next_multiple_of(64)
+        let depth = winograd::depth(spec.input[3]);
+        match self.isa {
+            Isa::Vnni512 => (self.section() * depth).next_multiple_of(64),
+            Isa::Avx2 => depth,
+        }
     }
 
-    /// Bytes of the sums of a section in one column of results, and in a row of positions.
+    /// Bytes of the sums of one tile.
+    fn sum_bytes(&self, vectors: usize) -> usize {
+        vectors * self.isa.lanes() * 4
+    }
+
+    /// Bytes of the sums in one column: of results of a section, of positions of a group.
     fn column(&self, vectors: usize) -> usize {
-        self.section() * vectors * 64
+        let tiles = match self.isa {
+            Isa::Vnni512 => self.section(),
+            Isa::Avx2 => self.group(vectors),
+        };
+        tiles * self.sum_bytes(vectors)
     }
 
+    /// Bytes of the sums in a row of positions.
     fn row(&self, vectors: usize) -> usize {
-        RESULTS * self.column(vectors)
+        let columns = match self.isa {
+            Isa::Vnni512 => RESULTS,
+            Isa::Avx2 => DATA,
+        };
+        columns * self.column(vectors)
     }
 
     fn data(&self, spec: &ConvSpec) -> Data {
         let [_, _, columns, channels] = spec.input;
         Data {
+            isa: self.isa,
             columns,
             channels,
             before: spec.window.pads[1],
             tiles: self.tiles[1],
             zero_point: spec.input_zero_point as u8,
+            offset: self.proof.offset(),
             centre: self.proof.centre(),
+            tile: self.tile_pitch(spec),
             plane: self.plane(spec),
         }
     }
 
     fn filters(&self, spec: &ConvSpec, vectors: usize) -> Filters {
-        Filters { vectors, depth: winograd::depth(spec.input[3]) }
+        Filters { isa: self.isa, vectors, depth: winograd::depth(spec.input[3]) }
     }
 
     fn product(&self, spec: &ConvSpec, vectors: usize, tiles: usize) -> Product {
         Product {
+            isa: self.isa,
             tiles,
             vectors,
             depth: winograd::depth(spec.input[3]),
+            tile: self.tile_pitch(spec),
             plane: self.plane(spec),
             column: self.column(vectors),
+            period: self.proof.period(),
         }
     }
 
@@ -283,7 +332,7 @@ impl WinogradPlan {
             kernel_row_stride: 0,
             out_stride: spec.pitch,
             out_line: 1,
-            out_width: 0,
+            out_width: spec.out[1],
             zero_point: output.zero_point,
             clamp: (output.lo, output.hi),
             rescale: self.rescale,
@@ -306,11 +355,12 @@ impl WinogradPlan {
         std::iter::once(first).chain(joined.into_iter().flatten()).collect()
     }
 
-    /// The last kernel, for a row of tiles with `rows` rows of pixels.
-    fn outcome(&self, spec: &ConvSpec, blocks: &Blocks, rows: usize) -> Outcome {
+    /// The last kernel, for so many rows and columns of pixels.
+    fn outcome(&self, spec: &ConvSpec, blocks: &Blocks, [rows, columns]: [usize; 2]) -> Outcome {
         Outcome {
+            isa: self.isa,
             tile: self.tile(spec, blocks),
-            columns: spec.out[1],
+            columns,
             rows,
             column: self.column(blocks.vectors),
             row: self.row(blocks.vectors),
@@ -326,10 +376,10 @@ struct Areas {
 }
 
 /// Blocks of `vectors` vectors, and what is left in one narrower block.
-fn blocks(spec: &ConvSpec, vectors: usize) -> Vec<Blocks> {
-    let width = vectors * 16;
+fn blocks(spec: &ConvSpec, isa: Isa, vectors: usize) -> Vec<Blocks> {
+    let width = vectors * isa.lanes();
     let (count, rest) = (spec.channels / width, spec.channels % width);
     let whole = Blocks { first: 0, count, vectors, columns: width };
-    let last = Blocks { first: count * width, count: 1, vectors: rest.div_ceil(16), columns: rest };
+    let last = Blocks { first: count * width, count: 1, vectors: rest.div_ceil(isa.lanes()), columns: rest };
     [(count > 0).then_some(whole), (rest > 0).then_some(last)].into_iter().flatten().collect()
 }

@@ -1,5 +1,4 @@
-//! Winograd kernels ([`crate::ukernel::winograd`]) with AVX-512 VNNI.
-pub mod data;
-pub mod filters;
+//! Winograd kernels ([`crate::ukernel::winograd`]).
+pub mod avx2;
 pub mod outcome;
-pub mod product;
+pub mod vnni512;

@@ -1,96 +1,100 @@
-//! From sums to pixels: the second dimension of the result transform, then requantization and store of [`vnni512`].
+//! From sums to pixels: the rest of the result transform, then requantization and store as the direct tiles do it.
 use crate::ukernel::{
-    Tile,
+    Isa, Tile,
     winograd::{Outcome, RESULTS},
-    x64::{regs::ZMM, row::Asm, vnni512},
+    x64::{avx2, row::Asm, vnni512},
 };
 use iced_x86::{
     IcedError,
-    code_asm::{qword_ptr, registers as r, zmmword_ptr},
+    code_asm::{CodeAssembler, qword_ptr, registers as r},
 };
 
-/// Accumulators: what a store leaves of the registers, and a temporary.
-const ACCUMULATORS: usize = 28;
+/// The epilogue of an instruction set's direct tiles, and what comes before it.
+pub(super) trait Epilogue<'a>: Sized {
+    /// Accumulators that leave registers for the transform and the store.
+    const ACCUMULATORS: usize;
+
+    fn new(tile: &'a Tile) -> Result<Self, IcedError>;
+
+    fn asm(&mut self) -> &mut CodeAssembler;
+
+    /// Goes on with another number of pixels.
+    fn set_tile(&mut self, tile: &'a Tile);
+
+    /// Results of `width` columns of pixels into the accumulators; `rdi` = the first tile's sums.
+    fn combine(&mut self, outcome: &Outcome, width: usize) -> Asm;
+
+    /// From accumulators to memory at `rdx`; `r11` = residual.
+    fn finish(&mut self) -> Asm;
+
+    /// Return, constants, machine code.
+    fn code(self) -> Result<Vec<u8>, IcedError>;
+}
 
 /// Machine code.
 ///
 /// # Errors
-/// The assembler refuses an instruction, which is a defect of this file.
+/// The assembler refuses an instruction, which is a defect of the kernel.
 pub fn assemble(outcome: &Outcome) -> Result<Vec<u8>, IcedError> {
-    let Outcome { columns, rows, .. } = *outcome;
-    let width = (ACCUMULATORS / (rows * outcome.tile.vectors) / RESULTS * RESULTS).min(columns);
-    let part = |width: usize| Tile {
-        rows: rows * width,
-        out_line: width,
-        out_width: outcome.columns,
-        ..outcome.tile.clone()
+    // As many columns at a time as registers hold.
+    let most = match outcome.isa {
+        Isa::Vnni512 => <vnni512::Kernel<'_> as Epilogue<'_>>::ACCUMULATORS,
+        Isa::Avx2 => <avx2::Kernel<'_> as Epilogue<'_>>::ACCUMULATORS,
     };
+    let Outcome { columns, rows, .. } = *outcome;
+    let width = (most / (rows * outcome.tile.vectors) / RESULTS * RESULTS).min(columns);
+    let part = |width: usize| Tile { rows: rows * width, out_line: width, ..outcome.tile.clone() };
     let (usual, rest) = (part(width), part(columns % width));
-    let mut k = vnni512::Kernel::new(&usual)?;
+    match outcome.isa {
+        Isa::Vnni512 => emit::<vnni512::Kernel<'_>>(outcome, width, &usual, &rest),
+        Isa::Avx2 => emit::<avx2::Kernel<'_>>(outcome, width, &usual, &rest),
+    }
+}
+
+fn emit<'a, K: Epilogue<'a>>(
+    outcome: &Outcome,
+    width: usize,
+    usual: &'a Tile,
+    rest: &'a Tile,
+) -> Result<Vec<u8>, IcedError> {
+    let Outcome { columns, .. } = *outcome;
+    let mut k = K::new(usual)?;
     let rounds = columns / width;
     // Where there is a join, the epilogue wants the residual here and leaves the second result in `rdx`.
-    k.asm.mov(r::r11, r::r9)?;
-    k.asm.mov(r::r8, r::rdx)?;
-    let mut top = k.asm.create_label();
+    k.asm().mov(r::r11, r::r9)?;
+    k.asm().mov(r::r8, r::rdx)?;
+    let mut top = k.asm().create_label();
     if rounds > 1 {
-        k.asm.mov(r::r10d, rounds as i32)?;
-        k.asm.set_label(&mut top)?;
+        k.asm().mov(r::r10d, rounds as i32)?;
+        k.asm().set_label(&mut top)?;
     }
     pixels(&mut k, outcome, width)?;
     if rounds > 1 || rest.rows > 0 {
         let tiles = width.div_ceil(RESULTS);
-        k.asm.add(r::rdi, (tiles * outcome.tile.vectors * 64) as i32)?;
-        k.asm.add(r::r8, (width * outcome.tile.out_stride) as i32)?;
+        let vector = outcome.isa.lanes() * 4;
+        k.asm().add(r::rdi, (tiles * outcome.tile.vectors * vector) as i32)?;
+        k.asm().add(r::r8, (width * outcome.tile.out_stride) as i32)?;
         if let Some(join) = &outcome.tile.join {
-            k.asm.add(r::r11, (width * join.stride) as i32)?;
+            k.asm().add(r::r11, (width * join.stride) as i32)?;
             if let Some(second) = join.second {
-                k.asm.add(qword_ptr(r::rsp + 8), (width * second.stride) as i32)?;
+                k.asm().add(qword_ptr(r::rsp + 8), (width * second.stride) as i32)?;
             }
         }
     }
     if rounds > 1 {
-        k.asm.dec(r::r10d)?;
-        k.asm.jne(top)?;
+        k.asm().dec(r::r10d)?;
+        k.asm().jne(top)?;
     }
     if rest.rows > 0 {
-        k.tile = &rest;
+        k.set_tile(rest);
         pixels(&mut k, outcome, columns % width)?;
     }
     k.code()
 }
 
 /// `width` columns of pixels, whose first is the first of a tile.
-fn pixels(k: &mut vnni512::Kernel<'_>, outcome: &Outcome, width: usize) -> Asm {
-    for column in 0..width {
-        for v in 0..outcome.tile.vectors {
-            combine(k, outcome, [column, width, v])?;
-        }
-    }
-    k.asm.mov(r::rdx, r::r8)?;
+fn pixels<'a, K: Epilogue<'a>>(k: &mut K, outcome: &Outcome, width: usize) -> Asm {
+    k.combine(outcome, width)?;
+    k.asm().mov(r::rdx, r::r8)?;
     k.finish()
-}
-
-/// The two results of a column from its four sums.
-fn combine(k: &mut vnni512::Kernel<'_>, outcome: &Outcome, [column, width, v]: [usize; 3]) -> Asm {
-    let vectors = outcome.tile.vectors;
-    let at = column % RESULTS * outcome.column + (column / RESULTS * vectors + v) * 64;
-    let sum = |row: usize| zmmword_ptr(r::rdi + (row * outcome.row + at) as i32);
-    let temporary = ZMM[31];
-    let first = k.acc(column, v);
-    if outcome.rows == 1 {
-        k.asm.vmovdqu32(temporary, sum(0))?;
-        k.asm.vpaddd(first, temporary, temporary)?;
-        k.asm.vpaddd(first, first, sum(1))?;
-        return k.asm.vpaddd(first, first, sum(2));
-    }
-    let second = k.acc(width + column, v);
-    k.asm.vmovdqu32(first, sum(0))?;
-    k.asm.vmovdqu32(temporary, sum(3))?;
-    k.asm.vpsubd(second, first, temporary)?;
-    k.asm.vpaddd(first, first, temporary)?;
-    k.asm.vpaddd(second, second, sum(1))?;
-    k.asm.vpaddd(first, first, sum(2))?;
-    k.asm.vpsubd(temporary, second, first)?;
-    k.asm.vpaddd(first, second, first)?;
-    k.asm.vmovdqa32(second, temporary)
 }

@@ -1,7 +1,7 @@
 //! Filter transform: 4-bit weights become the 16 transformed bytes on their way from memory, because four bits are
 //! faster to fetch than what they become. 128 results take 32 loads, stores and about 90 additions.
 use crate::ukernel::{
-    winograd::{DATA, Filters, PHASES, TAPS},
+    winograd::{DATA, Filters, TAPS},
     x64::{regs::ZMM, row::Asm},
 };
 use iced_x86::{
@@ -74,13 +74,11 @@ fn transform(asm: &mut CodeAssembler, filters: &Filters, first: usize, offset: u
         asm.vpsubb(difference, sum, b)?;
         asm.vpaddb(sum, sum, b)?;
         let results = [a, sum, difference, c];
-        for (phase, columns) in PHASES.into_iter().enumerate() {
-            for (half, column) in columns.into_iter().enumerate() {
-                let at = row * filters.row() + phase * filters.phase() + half * filters.vectors * 64 + offset;
-                asm.vmovdqu8(zmmword_ptr(r::rdx + at as i32), results[column])?;
-                // The line of the next step comes to the first level meanwhile.
-                asm.prefetchw(byte_ptr(r::rdx + (at + 256) as i32))?;
-            }
+        for (column, result) in results.into_iter().enumerate() {
+            let at = filters.position(row, column) + offset;
+            asm.vmovdqu8(zmmword_ptr(r::rdx + at as i32), result)?;
+            // The line of the next step comes to the first level meanwhile.
+            asm.prefetchw(byte_ptr(r::rdx + (at + 256) as i32))?;
         }
     }
     Ok(())

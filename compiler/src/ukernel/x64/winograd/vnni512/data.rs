@@ -1,9 +1,9 @@
 //! Data transform: 64 channels an instruction, a column transformed once for the two tiles that read it.
 //!
 //! Registers 0..8 and 8..16 hold two pairs of transformed columns, which tiles take in turns as their left and right
-//! half. Pairs with odd numbers carry the flipped data that become the offset of 128.
+//! half. Pairs with odd numbers carry the flipped data that become the offset, which must be 128.
 use crate::ukernel::{
-    winograd::{DATA, Data, OFFSET, depth},
+    winograd::{DATA, Data, depth},
     x64::{regs::ZMM, row::Asm},
 };
 use iced_x86::{
@@ -28,7 +28,7 @@ pub fn assemble(data: &Data) -> Result<Vec<u8>, IcedError> {
     for (i, row) in ROWS.into_iter().enumerate() {
         k.asm.mov(row, iced_x86::code_asm::qword_ptr(r::rdi + (8 * i) as i32))?;
     }
-    for (register, value) in [(ZERO, data.zero_point), (FLIP, OFFSET as u8), (CENTRE, data.centre)] {
+    for (register, value) in [(ZERO, data.zero_point), (FLIP, data.offset), (CENTRE, data.centre)] {
         k.asm.mov(r::eax, i32::from(value))?;
         k.asm.vpbroadcastb(register, r::eax)?;
     }
@@ -70,16 +70,12 @@ impl Kernel<'_> {
         self.asm.kmovq(register, r::rax)
     }
 
-    /// Image column of column `i` of the tiles.
-    fn column(&self, i: usize) -> Option<usize> {
-        i.checked_sub(self.data.before).filter(|c| *c < self.data.columns)
-    }
-
     /// Up to 64 channels of all tiles.
     fn chunk(&mut self) -> Asm {
-        let (tiles, pixel, tile) = (self.data.tiles, self.data.channels, depth(self.data.channels));
+        let (tiles, pixel, tile) = (self.data.tiles, self.data.channels, self.data.tile);
         // Tiles whose right halves lie inside the image differ by addresses only, two by two.
-        let alike = (0..tiles).take_while(|t| self.column(2 * t + 2).and(self.column(2 * t + 3)).is_some());
+        let alike =
+            (0..tiles).take_while(|t| self.data.column(2 * t + 2).and(self.data.column(2 * t + 3)).is_some());
         let rounds = alike.count() / 2;
         self.asm.xor(r::eax, r::eax)?;
         self.pair(0, 0)?;
@@ -115,7 +111,7 @@ impl Kernel<'_> {
     /// Loads and transforms pair `pair` of columns; `rax` is at tile `base`.
     fn pair(&mut self, pair: usize, base: usize) -> Asm {
         for half in 0..2 {
-            let column = self.column(2 * pair + half);
+            let column = self.data.column(2 * pair + half);
             let first = pair % 2 * 8 + half * DATA;
             let [a, b, c, d] = std::array::from_fn(|row| ZMM[first + row]);
             let middle = ZMM[TEMPORARY];
@@ -160,7 +156,7 @@ impl Kernel<'_> {
                 self.asm.vpaddb(out[1], out[1], CENTRE)?;
             }
             for (i, value) in out.into_iter().enumerate() {
-                let offset = (row * DATA + i) * self.data.plane + (tile - base) * depth(self.data.channels);
+                let offset = (row * DATA + i) * self.data.plane + (tile - base) * self.data.tile;
                 let at = zmmword_ptr(r::rdx + offset as i32);
                 if self.tail {
                     self.asm.vmovdqu8(at.k2(), value)?;
@@ -168,7 +164,7 @@ impl Kernel<'_> {
                     self.asm.vmovdqu8(at, value)?;
                 }
                 // The next tile's line comes to the first level meanwhile: 16 planes do not stay there.
-                self.asm.prefetchw(byte_ptr(r::rdx + (offset + depth(self.data.channels)) as i32))?;
+                self.asm.prefetchw(byte_ptr(r::rdx + (offset + self.data.tile) as i32))?;
             }
         }
         Ok(())

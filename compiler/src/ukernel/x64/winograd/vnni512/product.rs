@@ -62,7 +62,7 @@ impl<'a> Kernel<'a> {
 
     /// Adds the products of two positions, one to each column.
     fn multiply(&mut self, columns: [usize; RESULTS]) -> Asm {
-        let Product { vectors, depth, plane, .. } = *self.product;
+        let Product { vectors, depth, tile: pitch, plane, .. } = *self.product;
         let steps = depth / 4;
         let unroll = [4, 6, 2].into_iter().find(|u| steps.is_multiple_of(*u)).unwrap_or(steps);
         let trips = steps / unroll;
@@ -82,7 +82,7 @@ impl<'a> Kernel<'a> {
                 }
                 for (tile, sums) in self.sums[half].chunks(vectors).enumerate() {
                     let data = broadcasts[tile % broadcasts.len()];
-                    let at = column * plane + tile * depth + step * 4;
+                    let at = column * plane + tile * pitch + step * 4;
                     self.asm.vpbroadcastd(data, dword_ptr(r::r9 + at as i32))?;
                     for (sum, weight) in sums.iter().zip(weights) {
                         self.asm.vpdpbusd(*sum, data, *weight)?;
