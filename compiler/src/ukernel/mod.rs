@@ -23,6 +23,8 @@
 //! | average pool up to 5×5 | the same with weights of one | the same |
 //! | [`max_pool`] up to 5×5 | `vpmaxub zmm` | `vpmaxub ymm` |
 //!
+//! [`winograd`] describes the kernels of Winograd's algorithm, for both.
+//!
 //! [`edge`] describes the kernels around the tiles: quantization, element-wise arithmetic, tables, copies.
 
 pub mod depthwise;

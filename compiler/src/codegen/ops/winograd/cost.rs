@@ -22,7 +22,7 @@ struct Costs {
 }
 
 const VNNI512: Costs = Costs { vector: 64, data: 70.0, filters: 6.2, outcome: 20.0, far: 5.0, integer: 12.0 };
-const AVX2: Costs = Costs { vector: 32, data: 45.0, filters: 1.5, outcome: 30.0, far: 0.0, integer: 12.0 };
+const AVX2: Costs = Costs { vector: 32, data: 45.0, filters: 3.0, outcome: 23.0, far: 0.0, integer: 12.0 };
 
 /// Cycles of two loads.
 const LOAD: f64 = 1.35;
@@ -31,6 +31,8 @@ const CALL: f64 = 25.0;
 /// Data that stay in the first-level cache, in bytes; bytes a cycle from the second beside the arithmetic.
 const FIRST_LEVEL: usize = 24 << 10;
 const SECOND_LEVEL_RATE: f64 = 19.0;
+/// Bytes of filters a cycle that come from the second level beside AVX2's arithmetic, which takes longer.
+const AVX2_RATE: f64 = 100.0;
 /// Bytes that stay in the second level.
 const SECOND_LEVEL: usize = 768 << 10;
 /// Bytes a cycle from beyond it.
@@ -54,7 +56,7 @@ impl WinogradPlan {
         let filters = blocks(&|b| transformed(b) / costs.vector as f64 * costs.filters + CALL);
         let products = match self.isa {
             Isa::Vnni512 => sections * blocks(&|b| self.section_products(spec, b.vectors)),
-            Isa::Avx2 => self.tiles[0] as f64 * blocks(&|b| self.row_products(spec, b.vectors)),
+            Isa::Avx2 => blocks(&|b| self.image_products(spec, b.vectors)),
         };
         let outcome = costs.outcome
             + if DATA * self.row(2) > FIRST_LEVEL { costs.far } else { 0.0 }
@@ -96,19 +98,27 @@ impl WinogradPlan {
         DATA as f64 * all
     }
 
-    /// Cycles to multiply a row of tiles by one block of filters with AVX2.
-    fn row_products(&self, spec: &ConvSpec, vectors: usize) -> f64 {
+    /// Cycles to multiply an image by one block of filters with AVX2.
+    fn image_products(&self, spec: &ConvSpec, vectors: usize) -> f64 {
         let group = self.group(vectors);
         let steps = depth(spec.input[3]) / 4;
         let widenings = steps.div_ceil(self.proof.period()) as f64;
         let v = vectors as f64;
         let of_group = |tiles: usize| {
             let t = tiles as f64;
-            // Two instructions on three ports; with the loads four a cycle.
-            let step = (t * v * 2.0 / 2.8).max((2.0 * t * v + t + v) / 3.8);
-            (DATA * DATA) as f64 * (steps as f64 * step + widenings * t * v * 1.5 + 8.0) + CALL
+            // Two instructions for each product, and the loads.
+            let step = (2.0 * t * v + t + v) / 2.8;
+            (DATA * DATA) as f64 * (steps as f64 * step + widenings * t * v + 4.0) + CALL
         };
+        let rows = self.tiles[0];
         let (groups, rest) = (self.tiles[1] / group, self.tiles[1] % group);
-        groups as f64 * of_group(group) + if rest > 0 { of_group(rest) } else { 0.0 }
+        let row = groups as f64 * of_group(group) + if rest > 0 { of_group(rest) } else { 0.0 };
+        // Filters come from the second level for the first group of a section, or for each.
+        let bytes = self.filters(spec, vectors).bytes();
+        let times = match bytes <= FIRST_LEVEL {
+            true => rows.div_ceil(self.rows),
+            false => rows * self.tiles[1].div_ceil(group),
+        };
+        rows as f64 * row + (times * bytes) as f64 / AVX2_RATE
     }
 }

@@ -127,7 +127,7 @@ struct Sums {
     steps: usize,
     /// Positive and negative transformed filters of two neighbouring k, for each step, of lane after lane, position after
     /// position, channel after channel.
-    pairs: Vec<[i32; 2]>,
+    pairs: Vec<[i16; 2]>,
     /// Largest transformed datum, and that of position (1, 1).
     largest: [i64; 2],
 }
@@ -140,7 +140,7 @@ impl Sums {
     /// One more output channel.
     fn push(&mut self, filters: &[[[i64; DATA]; DATA]]) {
         for (position, lane) in (0..DATA * DATA).flat_map(|p| [(p, 0), (p, 2)]) {
-            let value = |k: usize| filters.get(k).map_or(0, |u| u[position / DATA][position % DATA] as i32);
+            let value = |k: usize| filters.get(k).map_or(0, |u| u[position / DATA][position % DATA] as i16);
             self.pairs.extend((0..self.steps).map(|step| {
                 let pair = [0, 1].map(|i| value(4 * step + lane + i));
                 [pair.map(|u| u.max(0)).iter().sum(), pair.map(|u| -u.min(0)).iter().sum()]
@@ -156,7 +156,9 @@ impl Sums {
             let position = lane / 2 % (DATA * DATA);
             let limit = limits[usize::from(position == DATA + 1)];
             pairs.chunks(period).all(|segment| {
-                let sum = segment.iter().fold([0, 0], |[p, n], pair| [p + pair[0], n + pair[1]]);
+                let sum = segment
+                    .iter()
+                    .fold([0, 0], |[p, n], pair| [p + i32::from(pair[0]), n + i32::from(pair[1])]);
                 sum.iter().all(|sum| *sum <= limit)
             })
         })
