@@ -65,13 +65,12 @@ impl WinogradPlan {
                 Rescale::Integer { .. } => costs.integer,
             };
         let outcomes = blocks(&|b| tiles * b.vectors as f64 * outcome + self.tiles[0] as f64 * CALL);
-        // Filters that do not stay in the second level come again for every section.
-        let again = match self.order {
-            Order::Rows if self.private(spec) > SECOND_LEVEL => {
-                sections * blocks(&transformed) / THIRD_LEVEL_RATE
-            }
-            _ => 0.0,
+        // Filters that do not stay in the second level come again for every section, data for every block.
+        let bytes = match self.order {
+            Order::Rows => sections * blocks(&transformed),
+            Order::Channels => blocks(&|_| self.areas(spec).data as f64),
         };
+        let again = if self.private(spec) > SECOND_LEVEL { bytes / THIRD_LEVEL_RATE } else { 0.0 };
         data + filters + products + outcomes + again
     }
 
