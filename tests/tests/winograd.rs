@@ -1,6 +1,6 @@
 //! Winograd against the integer interpreter: every way to loop, every number of threads, byte for byte. And that no layer
 //! for which the proof does not hold is computed so.
-use goshawk_compiler::codegen::{self, Options, Target, TileChoice, Tuning};
+use goshawk_compiler::codegen::{self, Options, Prefer, Target, TileChoice, Tuning};
 use goshawk_ir::{IntGraph, IntOp, interp::int, text};
 use goshawk_passes::memory;
 use goshawk_runtime::Pool;
@@ -67,6 +67,27 @@ fn the_model_chooses_both_ways() {
         let found: Vec<usize> =
             (0..60).map(|seed| check(&generate::narrow_convolution(seed), &options, seed, &[None])).collect();
         assert!(found.contains(&0) && found.iter().any(|n| *n > 0), "{found:?}");
+    }
+}
+
+/// Preferring size gives the same bytes from an arena that is never larger.
+#[test]
+fn size_is_preferred_to_speed() {
+    for fast in options(None) {
+        let tuning = Tuning { prefer: Prefer::Size, ..Tuning::default() };
+        let small = Options { tuning, ..fast.clone() };
+        let mut saved = 0;
+        for seed in 0..60 {
+            let g = generate::narrow_convolution(seed);
+            assert_eq!(check(&g, &small, seed, &[None]), 0, "seed {seed}");
+            let arena = |options: &Options| {
+                let memory = codegen::arena(&g, options).expect("plan");
+                codegen::plan(&g, &memory, options).expect("plan").arena_bytes
+            };
+            assert!(arena(&small) <= arena(&fast), "seed {seed}");
+            saved += usize::from(arena(&small) < arena(&fast));
+        }
+        assert!(saved > 2, "{saved} arenas are smaller");
     }
 }
 

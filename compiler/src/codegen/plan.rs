@@ -13,7 +13,7 @@ use super::{
     },
     parallel,
     target::Target,
-    tuning::Tuning,
+    tuning::{Prefer, Tuning},
 };
 use crate::{Error, Result};
 use goshawk_ir::{
@@ -229,6 +229,10 @@ fn faster(
 ) -> Option<WinogradPlan> {
     let choice = tuning.choice(&direct.shape);
     match winograd::plan(spec, target, choice.filter(|c| c.winograd), joined) {
+        Ok(_) if tuning.prefer == Prefer::Size => {
+            report.winograd = Some("exact, but its scratch area makes the arena larger".into());
+            None
+        }
         Ok(plan) => {
             let (faster, words) = plan.beats(direct);
             let (faster, words) = match choice {

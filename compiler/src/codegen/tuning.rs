@@ -20,6 +20,16 @@ pub struct TileChoice {
     pub winograd: bool,
 }
 
+/// What is preferred where speed costs memory. The weights in the artefact are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefer {
+    /// Speed.
+    #[default]
+    Speed,
+    /// A small arena: no scratch areas for transformed data, transformed filters and unpacked weights.
+    Size,
+}
+
 /// Choices by layer shape ([`super::LayerReport::tiles`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
@@ -27,12 +37,14 @@ pub struct Tuning {
     pub choices: BTreeMap<String, TileChoice>,
     /// What every other layer gets instead of the static rule's tiles: for measuring.
     pub all: Option<TileChoice>,
+    /// What is preferred where speed costs memory.
+    pub prefer: Prefer,
 }
 
 impl Tuning {
     /// The same for every layer.
     pub fn all(choice: Option<TileChoice>) -> Self {
-        Self { choices: BTreeMap::new(), all: choice }
+        Self { all: choice, ..Self::default() }
     }
 
     /// Tiles for the shape, if they were chosen.

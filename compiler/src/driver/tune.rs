@@ -109,7 +109,7 @@ impl Cache {
     /// The choices, for code generation.
     pub fn tuning(&self) -> Tuning {
         let choices = self.shapes.iter().filter_map(|(name, shape)| Some((name.clone(), shape.tiles?)));
-        Tuning { choices: choices.collect(), all: None }
+        Tuning { choices: choices.collect(), ..Tuning::default() }
     }
 
     /// Measures the shapes of the network that the cache lacks; returns how many those were.

@@ -70,6 +70,9 @@ fn compiled_library_interpreter_and_text_give_the_same_bytes() {
         assert_eq!(place.read("so.npz"), place.read(&format!("{engine}.npz")), "{engine}");
     }
     assert_eq!(place.read("so.npz"), place.read("gir.npz"));
+    place.ok("compile model.onnx --calib x.npy --prefer size -o libsmall.so");
+    place.ok("run libsmall.so --data x.npy -o small.npz");
+    assert_eq!(place.read("so.npz"), place.read("small.npz"));
     place.ok("run model.onnx --data x.npy -o float.npz");
     let (float, int) = (logits(&place, "float.npz", 16), logits(&place, "so.npz", 16));
     let worst = float.iter().zip(&int).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -9,7 +9,7 @@ use crate::{
 };
 use goshawk_compiler::{
     Code, Error, Result, artifact,
-    codegen::{LayerReport, Target},
+    codegen::{LayerReport, Prefer, Target},
     data::Preprocess,
     driver::{
         bits_file,
@@ -56,6 +56,10 @@ pub struct Args {
     /// Choose the tiles of layers by measuring them; FILE keeps the results, and what it holds is not measured again
     #[arg(long, value_name = "FILE")]
     tune: Option<PathBuf>,
+    /// What counts where speed costs memory: with size layers are not computed by Winograd's algorithm, and 4-bit weights not
+    /// unpacked beforehand, which makes the arena smaller; the weights in the file are the same
+    #[arg(long, value_name = "WHAT", default_value = "speed", value_parser = ["speed", "size"])]
+    prefer: String,
     /// Also write the calibrated ranges
     #[arg(long, value_name = "FILE")]
     save_ranges: Option<PathBuf>,
@@ -138,6 +142,9 @@ pub fn run(args: &Args, json: bool) -> Result<Outcome> {
             cache.save(path)?;
         }
         quantized.tuning = cache.tuning();
+    }
+    if args.prefer == "size" {
+        quantized.tuning.prefer = Prefer::Size;
     }
     progress::check(&Terminal)?;
     let mut built = build::build(&model, &quantized, &levels, &outputs, args.linker.as_deref())?;

@@ -22,7 +22,7 @@ use crate::{
     codegen::{
         parallel,
         target::Target,
-        tuning::{TileChoice, Tuning},
+        tuning::{Prefer, TileChoice, Tuning},
     },
     ukernel::{Dot, Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale},
 };
@@ -36,6 +36,7 @@ use std::collections::BTreeMap;
 pub(crate) struct TilePlan {
     isa: Isa,
     dot: Option<Dot>,
+    prefer: Prefer,
     /// What tuning knows the layer by.
     pub shape: String,
     pub blocks: Vec<Block>,
@@ -116,6 +117,7 @@ pub(crate) fn plan(
     let mut plan = TilePlan {
         isa,
         dot,
+        prefer: tuning.prefer,
         shape,
         blocks: Vec::new(),
         image,
@@ -409,7 +411,8 @@ impl TilePlan {
                 if times16 { Weights::Int4Times16 } else { Weights::Int8 }
             }
             Isa::Vnni512 => {
-                let few = self.rows * self.columns * vectors < UNPACKED_TILES * 28;
+                let few =
+                    self.prefer == Prefer::Size || self.rows * self.columns * vectors < UNPACKED_TILES * 28;
                 match paired && channels.clone().all(fits) {
                     true if few => Weights::Int4Times16,
                     true => Weights::Int4Bytes,
