@@ -253,13 +253,15 @@ fn faster(
 fn pool(graph: &IntGraph, id: NodeId, target: &Target) -> Result<Option<PoolPlan>> {
     let node = graph.node(id);
     let types = graph.operand_types(id);
-    let Some(x) = types.first().filter(|t| t.dtype == DType::U8) else { return Ok(None) };
+    let Some(x) = types.first().filter(|t| matches!(t.dtype, DType::U8 | DType::I16)) else {
+        return Ok(None);
+    };
     let dims = |s: &goshawk_ir::Shape| s.dims4().map_err(|e| Error::internal(&e));
-    let (input, [_, rows, columns, _]) = (dims(&x.shape)?, dims(&node.ty.shape)?);
-    let out = [rows, columns];
+    let ([n, h, w, c], [_, rows, columns, _]) = (dims(&x.shape)?, dims(&node.ty.shape)?);
+    let (input, out) = ([n, h, w, x.dtype.bytes(c)], [rows, columns]);
     Ok(match &node.op {
-        IntOp::MaxPool(window) => PoolSpec { window, input, out }.max(target),
-        IntOp::AvgPool(a) => {
+        IntOp::MaxPool(window) => PoolSpec { window, input, out }.max(target, x.dtype),
+        IntOp::AvgPool(a) if x.dtype == DType::U8 => {
             let spec = PoolSpec { window: &a.window, input, out };
             spec.average(target, &a.requant, x.zero_point(), output(&node.ty, &a.requant))
         }

@@ -1,5 +1,5 @@
-//! Maximum pools of u8, one output row at a time. Windows over the border take the taps that exist: 0 never wins, so the
-//! caller passes a row of zeros for rows outside, and the kernel leaves out columns.
+//! Maximum pools of u8 or i16, one output row at a time. Windows over the border take the taps that exist: the least value
+//! never wins, so the caller passes a row of it for rows outside, and the kernel leaves out columns.
 use super::{
     Isa,
     row::{Events, Part, Row},
@@ -9,15 +9,17 @@ use iced_x86::IcedError;
 /// A maximum pool along a row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MaxPool {
-    /// Geometry.
+    /// Geometry; its channels are bytes.
     pub row: Row,
+    /// Whether elements are i16, not u8.
+    pub words: bool,
 }
 
 /// Outputs of one round of the loop.
 const UNROLL: usize = 4;
 
 impl MaxPool {
-    /// Whether the instruction set can access so few channels: AVX2 has no masks.
+    /// Whether the instruction set can access so few bytes: AVX2 has no masks.
     pub const fn exists(&self, isa: Isa) -> bool {
         match isa {
             Isa::Vnni512 => true,
@@ -33,7 +35,7 @@ impl MaxPool {
         super::x64::max_pool::assemble(self, isa)
     }
 
-    /// Vectors of 64 channels and a masked rest, or of 32 or 16 of which the last two overlap.
+    /// Vectors of 64 bytes and a masked rest, or of 32 or 16 of which the last two overlap.
     pub(super) fn parts(&self, isa: Isa) -> Vec<Part> {
         let channels = self.row.channels;
         let whole = match isa {

@@ -102,7 +102,7 @@ pub(crate) fn define<M: Module>(
         dilation: spec.window.dilation[0],
         stride: spec.window.stride[0],
         pad: spec.window.pads[0],
-        fill: spec.input_zero_point as u8,
+        fill: [spec.input_zero_point as u8; 2],
         classes: vec![0],
     };
     rows.define(em, name, &[Range { leaf, start: 0, constants, class_bytes }])

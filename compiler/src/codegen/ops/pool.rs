@@ -1,4 +1,4 @@
-//! Pools of u8 by assembled row kernels, for x86-64 with AVX2 or AVX-512 VNNI. Other pools are in [`super::window`].
+//! Pools of u8, and maximum pools of i16, by assembled row kernels, for x86-64 with AVX2 or AVX-512 VNNI. Other pools are in [`super::window`].
 //!
 //! An average is a depthwise convolution with weights of one, whose requantization divides. Where padding does not
 //! count, cells at the border have divisors of their own: the result is divided into rows and columns of equal divisors.
@@ -30,7 +30,7 @@ use goshawk_ir::{DType, Requant, op::window::PoolWindow};
 #[derive(Clone, Debug)]
 pub(crate) struct PoolSpec<'a> {
     pub window: &'a PoolWindow,
-    /// N, H, W, C.
+    /// N, H, W, bytes of a pixel.
     pub input: [usize; 4],
     pub out: [usize; 2],
 }
@@ -64,7 +64,7 @@ impl PoolSpec<'_> {
         rows::isa(target).filter(|_| fits)
     }
 
-    fn rows(&self, fill: u8, classes: Vec<usize>) -> Rows {
+    fn rows(&self, fill: [u8; 2], classes: Vec<usize>) -> Rows {
         let w = self.window;
         Rows {
             input: self.input,
@@ -91,11 +91,13 @@ impl PoolSpec<'_> {
         }
     }
 
-    /// Row kernels for a maximum pool of u8, where the target has them.
-    pub fn max(&self, target: &Target) -> Option<PoolPlan> {
+    /// Row kernels for a maximum pool of u8 or i16, where the target has them.
+    pub fn max(&self, target: &Target, dtype: DType) -> Option<PoolPlan> {
         let isa = self.isa(target)?;
-        let pool = MaxPool { row: self.row(0, self.out[1]) };
-        pool.exists(isa).then(|| PoolPlan { isa, rows: self.rows(0, vec![0]), kind: Kind::Max(pool) })
+        let words = dtype == DType::I16;
+        let pool = MaxPool { row: self.row(0, self.out[1]), words };
+        let least = if words { i16::MIN.to_le_bytes() } else { [0; 2] };
+        pool.exists(isa).then(|| PoolPlan { isa, rows: self.rows(least, vec![0]), kind: Kind::Max(pool) })
     }
 
     /// Row kernels for an average of u8, where the target has them and the divisors can be applied.
@@ -144,7 +146,7 @@ impl PoolSpec<'_> {
             rescale,
         };
         let leaves = column_runs.iter().map(|run| (run.start, leaf(run))).collect();
-        let rows = self.rows(zero_point as u8, row_runs.iter().map(|r| r.start).collect());
+        let rows = self.rows([zero_point as u8; 2], row_runs.iter().map(|r| r.start).collect());
         Some(PoolPlan { isa, rows, kind: Kind::Average(Average { leaves, channels }) })
     }
 }
@@ -165,7 +167,7 @@ impl PoolPlan {
     /// Name of the kernel for reports.
     pub fn name(&self) -> String {
         let (kind, row, rescale) = match &self.kind {
-            Kind::Max(pool) => ("max", Some(&pool.row), ""),
+            Kind::Max(pool) => ("max", Some(&pool.row), if pool.words { " i16" } else { "" }),
             Kind::Average(average) => {
                 let leaf = average.leaves.first().map(|l| &l.1);
                 let float = leaf.is_some_and(|l| l.rescale == Rescale::Float);

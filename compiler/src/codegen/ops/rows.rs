@@ -30,8 +30,8 @@ pub(crate) struct Rows {
     pub stride: usize,
     /// Rows above the input.
     pub pad: usize,
-    /// Cells of rows outside the input.
-    pub fill: u8,
+    /// Cells of rows outside the input: two of one byte, or one of two.
+    pub fill: [u8; 2],
     /// First output row of each class.
     pub classes: Vec<usize>,
 }
@@ -86,7 +86,7 @@ impl Rows {
             return Err(fail(name, &"a row kernel without a range"));
         }
         let fill = match self.leaves_input() {
-            true => Some(em.rodata("fill_row", vec![self.fill; row_bytes])?),
+            true => Some(em.rodata("fill_row", self.fill.iter().copied().cycle().take(row_bytes).collect())?),
             false => None,
         };
         let id = em.function(name, Linkage::Local, Level::Speed, 4, &[], |em, b, p| {

@@ -1,4 +1,4 @@
-//! Maximum pools along a row ([`crate::ukernel::max_pool`]): `vpmaxub` with every tap as a memory operand.
+//! Maximum pools along a row ([`crate::ukernel::max_pool`]): `vpmaxub` or `vpmaxsw` with every tap as a memory operand.
 use super::{
     regs::{XMM, YMM, ZMM},
     row::{Asm, Kernel, ROWS, Walk},
@@ -9,7 +9,10 @@ use iced_x86::{
     code_asm::{AsmRegister64, registers as r, xmmword_ptr, ymmword_ptr, zmmword_ptr},
 };
 
-/// Machine code with AVX-512 BW, or with AVX2 for at least 16 channels.
+/// First register of taps that a mask loads.
+const TAPS: usize = 4;
+
+/// Machine code with AVX-512 BW, or with AVX2 for at least 16 bytes a pixel.
 ///
 /// # Errors
 /// The assembler refuses an instruction, which is a defect of this file.
@@ -74,15 +77,24 @@ impl Pool<'_> {
     fn tap(&mut self, register: usize, row: AsmRegister64, place: i32, channels: usize, fresh: bool) -> Asm {
         let (from, asm) = (row + place, &mut self.walk.asm);
         let (x, y, z) = (XMM[register], YMM[register], ZMM[register]);
+        let words = self.pool.words;
         match (self.isa, channels, fresh) {
             (Isa::Vnni512, 64, true) => asm.vmovdqu64(z, zmmword_ptr(from)),
+            (Isa::Vnni512, 64, false) if words => asm.vpmaxsw(z, z, zmmword_ptr(from)),
             (Isa::Vnni512, 64, false) => asm.vpmaxub(z, z, zmmword_ptr(from)),
             // Bytes outside the mask are not accessed.
             (Isa::Vnni512, _, true) => asm.vmovdqu8(z.k1().z(), zmmword_ptr(from)),
+            (Isa::Vnni512, _, false) if words => {
+                let tap = ZMM[TAPS + register];
+                asm.vmovdqu8(tap.k1().z(), zmmword_ptr(from))?;
+                asm.vpmaxsw(z, z, tap)
+            }
             (Isa::Vnni512, _, false) => asm.vpmaxub(z.k1().z(), z, zmmword_ptr(from)),
             (Isa::Avx2, 32, true) => asm.vmovdqu(y, ymmword_ptr(from)),
+            (Isa::Avx2, 32, false) if words => asm.vpmaxsw(y, y, ymmword_ptr(from)),
             (Isa::Avx2, 32, false) => asm.vpmaxub(y, y, ymmword_ptr(from)),
             (Isa::Avx2, _, true) => asm.vmovdqu(x, xmmword_ptr(from)),
+            (Isa::Avx2, _, false) if words => asm.vpmaxsw(x, x, xmmword_ptr(from)),
             (Isa::Avx2, _, false) => asm.vpmaxub(x, x, xmmword_ptr(from)),
         }
     }
