@@ -108,8 +108,13 @@ pub fn blocks(graph: &IntGraph, steps: &[Vec<NodeId>]) -> Vec<Block> {
                 };
                 let dies = |x: &NodeId| {
                     let i = *of.get(x)?;
+                    // Another operand that lies there too, as a Reshape does, may be read in another order.
+                    let read = |v: &NodeId| v != x && graph.node(*id).operands().contains(v);
                     let dead = |(v, _): &(NodeId, Slot)| {
-                        !owned(graph, *v) && last_use.get(v).is_none_or(|last| *last <= step) && !others(v)
+                        !owned(graph, *v)
+                            && last_use.get(v).is_none_or(|last| *last <= step)
+                            && !others(v)
+                            && !read(v)
                     };
                     (overwrites(graph, *id, *x) && blocks[i].values.iter().all(dead)).then_some(i)
                 };
