@@ -21,7 +21,7 @@
 //! |---|---|---|
 //! | [`depthwise`] up to 5×5 | four taps a lane, `vpdpbusd zmm` | two taps a lane, `vpmaddwd ymm` |
 //! | average pool up to 5×5 | the same with weights of one | the same |
-//! | [`max_pool`] up to 5×5 | `vpmaxub zmm` | `vpmaxub ymm` |
+//! | [`max_pool`] up to 5×5 | `vpmaxub`, `vpmaxsw zmm` | `vpmaxub`, `vpmaxsw ymm` |
 //!
 //! [`winograd`] describes the kernels of Winograd's algorithm, for both.
 //!
