@@ -106,7 +106,12 @@ impl Lanczos {
                 .fold(f64::INFINITY, f64::min);
             let bound =
                 if gap > e.residual { e.residual.min(e.residual * e.residual / gap) } else { e.residual };
-            if bound == 0.0 { 0.0 } else { bound / e.value.abs() }
+            match bound / e.value.abs() {
+                _ if bound == 0.0 => 0.0,
+                // `max` would pass over it: what is not a number has not converged.
+                error if error.is_nan() => f64::INFINITY,
+                error => error,
+            }
         });
         errors.fold(0.0, f64::max)
     }
