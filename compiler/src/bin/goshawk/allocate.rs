@@ -1,7 +1,7 @@
 //! `goshawk allocate`: a sensitivity profile and costs in, bit widths out.
 use crate::{
     Outcome,
-    args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs, pin, widths},
+    args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs, WIDTHS, pin, widths},
     output,
     terminal::Terminal,
 };
@@ -118,7 +118,7 @@ pub struct ChooseArgs {
     #[arg(long, value_name = "NAME", default_value = "trace", value_parser = |t: &str| t.parse::<Metric>().map_err(|e| e.to_string()))]
     metric: Metric,
     /// Widths that layers may get
-    #[arg(long, value_name = "wXaY,…", value_delimiter = ',', default_value = "w8a8,w8a6,w4a8,w4a6,w4a4", value_parser = widths)]
+    #[arg(long, value_name = "wXaY,…", value_delimiter = ',', default_value = WIDTHS, value_parser = widths)]
     widths: Vec<LayerBits>,
     /// Fix the widths of a layer
     #[arg(long, value_name = "LAYER=wXaY", value_parser = pin)]

@@ -1,7 +1,7 @@
 //! `goshawk profile-costs`: measures every layer of a model at every width on this machine.
 use crate::{
     Outcome,
-    args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs, widths},
+    args::{ImportArgs, PreprocessArgs, QuantArgs, TargetArgs, WIDTHS, widths},
     output,
     terminal::Terminal,
 };
@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE.costs")]
     output: PathBuf,
     /// Widths that layers may get
-    #[arg(long, value_name = "wXaY,…", value_delimiter = ',', default_value = "w8a8,w8a6,w4a8,w4a6,w4a4", value_parser = widths)]
+    #[arg(long, value_name = "wXaY,…", value_delimiter = ',', default_value = WIDTHS, value_parser = widths)]
     widths: Vec<LayerBits>,
     /// Runs of each variant
     #[arg(long, value_name = "N", default_value_t = 40)]
