@@ -17,6 +17,7 @@ use super::{
     gemm::{Kind, MR, Weights},
     pack::KSTEP,
     rescale::{self, Lane, Output, Scheme},
+    tiles,
 };
 use crate::codegen::target::Target;
 use goshawk_ir::{Requant, op::window::ConvWindow};
@@ -188,7 +189,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> GemmPlan {
 }
 
 fn choose_kind(spec: &ConvSpec, target: &Target) -> (Kind, Option<String>) {
-    if target.has("avxvnni") || (target.has("avx512vnni") && target.has("avx512vl")) {
+    if tiles::dot(target).is_some() {
         return (Kind::Vnni, None);
     }
     if target.has("i8mm") {

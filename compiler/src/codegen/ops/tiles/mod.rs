@@ -92,7 +92,7 @@ pub(crate) fn plan(
     join: Option<Joined>,
 ) -> std::result::Result<TilePlan, Option<String>> {
     let isa = choose_isa(target)?;
-    let dot = choose_dot(target, isa);
+    let dot = dot(target).filter(|_| isa == Isa::Avx2);
     let shape = shape(spec, isa, dot);
     let choice = tuning.choice(&shape).filter(|c| !c.winograd && isa.vectors().contains(&c.vectors));
     possible(spec)?;
@@ -198,13 +198,12 @@ pub(super) fn choose_isa(target: &Target) -> std::result::Result<Isa, Option<Str
     }
 }
 
-/// The dot products of AVX2 tiles, if the target has any.
-fn choose_dot(target: &Target, isa: Isa) -> Option<Dot> {
-    match isa {
-        Isa::Avx2 if target.has("avxvnni") => Some(Dot::Vex),
-        Isa::Avx2 if target.has("avx512vnni") && target.has("avx512vl") => Some(Dot::Evex),
-        Isa::Avx2 | Isa::Vnni512 => None,
+/// How the target's dot products of less than 512 bits are encoded, if it has any.
+pub(super) fn dot(target: &Target) -> Option<Dot> {
+    if target.has("avxvnni") {
+        return Some(Dot::Vex);
     }
+    (target.has("avx512vnni") && target.has("avx512vl")).then_some(Dot::Evex)
 }
 
 /// Bias with the zero point folded in, multiplier and shift of every channel.
