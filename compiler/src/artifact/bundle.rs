@@ -46,7 +46,7 @@ pub struct Bundle {
 /// Compiles the network.
 ///
 /// # Errors
-/// Bit widths that the target cannot execute, or ports that the C interface cannot express.
+/// Ports that the C interface cannot express, or a target without code.
 pub fn compile(request: Request<'_>) -> Result<Bundle> {
     let Request { graph, levels, prefix, model_sha256, listing, tuning } = request;
     let mut options = codegen::Options::for_levels(levels, prefix.as_str())?;
