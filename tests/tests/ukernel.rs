@@ -106,7 +106,7 @@ fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
         row_stride,
         line,
         line_stride,
-        prefetch: r.pick(&[0, 4096]),
+        prefetch: if matches!(weights, Weights::Int4Offset { .. }) { 0 } else { r.pick(&[0, 100, 4096]) },
         kernel_row_stride,
         out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
         out_line,

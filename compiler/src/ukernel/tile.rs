@@ -102,8 +102,8 @@ pub struct Tile {
     pub line: usize,
     /// Activation bytes from one line's first pixel to the next one's.
     pub line_stride: usize,
-    /// Bytes ahead of the weights in use that are brought into the second-level cache, 0 for none: where few tiles use
-    /// a block's weights, the next block's arrive meanwhile.
+    /// Bytes that the tile brings into the second-level cache from where `r8` points, evenly while it multiplies; 0 for
+    /// none, as where AVX2's sums are there.
     pub prefetch: usize,
     /// Activation bytes from one kernel row to the next.
     pub kernel_row_stride: usize,
@@ -132,6 +132,11 @@ impl Tile {
     /// Where pixel `row` is in the result, counted in pixels from the first.
     pub const fn result(&self, row: usize) -> usize {
         row / self.out_line * self.out_width + row % self.out_line
+    }
+
+    /// Lines to bring into the second-level cache in each of so many trips through a kernel row.
+    pub(super) fn fetched_lines(&self, trips: usize) -> usize {
+        self.prefetch.div_ceil(64).div_ceil(self.kernel_rows * trips)
     }
 
     /// Bytes of K: kernel rows × run.

@@ -188,13 +188,14 @@ impl<'a> Kernel<'a> {
             self.asm.mov(r::eax, trips as i32)?;
             self.asm.set_label(&mut inner)?;
         }
+        let fetched = tile.fetched_lines(trips);
         for step in 0..unroll {
             let at = step * step_bytes;
-            for line in (at..at + step_bytes).filter(|l| l.is_multiple_of(64)) {
-                if tile.prefetch > 0 {
-                    self.asm.prefetcht1(byte_ptr(r::rsi + line + tile.prefetch))?;
-                }
-                if tile.rows == 1 {
+            for line in step * fetched / unroll..(step + 1) * fetched / unroll {
+                self.asm.prefetcht1(byte_ptr(r::r8 + (64 * line) as i32))?;
+            }
+            if tile.rows == 1 {
+                for line in (at..at + step_bytes).filter(|l| l.is_multiple_of(64)) {
                     self.asm.prefetcht0(byte_ptr(r::rsi + line + NEAR))?;
                 }
             }
@@ -202,6 +203,9 @@ impl<'a> Kernel<'a> {
         }
         if self.is_short() {
             self.flush()?;
+        }
+        if fetched > 0 {
+            self.asm.add(r::r8, (64 * fetched) as i32)?;
         }
         self.asm.add(r::r9, (4 * unroll) as i32)?;
         self.asm.add(r::rsi, (step_bytes * unroll) as i32)?;

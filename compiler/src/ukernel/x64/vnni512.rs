@@ -131,16 +131,20 @@ impl<'a> Kernel<'a> {
             self.asm.mov(r::r11, r::r9)?;
         }
         self.asm.mov(r::r9, r::rdi)?;
+        let trips = steps / unroll;
+        let fetched = tile.fetched_lines(trips);
         if tile.kernel_rows > 1 {
-            self.asm.mov(r::r8d, tile.kernel_rows as i32)?;
+            self.asm.mov(r::r10d, tile.kernel_rows as i32)?;
             self.asm.set_label(&mut outer)?;
         }
-        let trips = steps / unroll;
         if trips > 1 {
             self.asm.mov(r::eax, trips as i32)?;
             self.asm.set_label(&mut inner)?;
         }
-        self.unrolled(unroll, step_bytes)?;
+        self.unrolled(unroll, step_bytes, fetched)?;
+        if fetched > 0 {
+            self.asm.add(r::r8, (64 * fetched) as i32)?;
+        }
         self.asm.add(r::r9, (4 * unroll) as i32)?;
         self.asm.add(r::rsi, (step_bytes * unroll) as i32)?;
         if trips > 1 {
@@ -149,14 +153,14 @@ impl<'a> Kernel<'a> {
         }
         if tile.kernel_rows > 1 {
             self.asm.add(r::r9, tile.kernel_row_stride as i32 - tile.run as i32)?;
-            self.asm.dec(r::r8d)?;
+            self.asm.dec(r::r10d)?;
             self.asm.jne(outer)?;
         }
         Ok(())
     }
 
-    /// `unroll` steps of four k each.
-    fn unrolled(&mut self, unroll: usize, step_bytes: usize) -> Asm {
+    /// `unroll` steps of four k each, among which so many lines of the next block's weights are fetched.
+    fn unrolled(&mut self, unroll: usize, step_bytes: usize, fetched: usize) -> Asm {
         let tile = self.tile;
         let mut free = self.free();
         if tile.weights == Weights::Int4Times16 {
@@ -170,13 +174,13 @@ impl<'a> Kernel<'a> {
         let broadcasts = &broadcasts[..broadcasts.len().min(4)];
         for step in 0..unroll {
             let at = (step * step_bytes) as i32;
-            for line in (0..step_bytes).step_by(64).filter(|l| (step * step_bytes + l).is_multiple_of(64)) {
-                let line = r::rsi + at + line;
-                if tile.prefetch > 0 {
-                    self.asm.prefetcht1(byte_ptr(line + tile.prefetch))?;
-                }
-                if tile.rows == 1 {
-                    self.asm.prefetcht0(byte_ptr(line + NEAR))?;
+            for line in step * fetched / unroll..(step + 1) * fetched / unroll {
+                self.asm.prefetcht1(byte_ptr(r::r8 + (64 * line) as i32))?;
+            }
+            if tile.rows == 1 {
+                let lines = (0..step_bytes).step_by(64);
+                for line in lines.filter(|l| (step * step_bytes + l).is_multiple_of(64)) {
+                    self.asm.prefetcht0(byte_ptr(r::rsi + at + line + NEAR))?;
                 }
             }
             if !pairs {

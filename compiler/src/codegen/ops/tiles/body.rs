@@ -365,11 +365,13 @@ impl TilePlan {
         let [_, width, channels] = self.image;
         let row_in = spec.window.stride[0] * width * channels;
         let pixel_steps = self.pixel_steps(spec);
-        let by_pixels = |input: usize, pixels: usize| -> Vec<i64> {
+        let fetched = self.prefetch(spec, &first.block);
+        // Bytes from one tile or row to the next: of the input, of what is fetched, of results.
+        let by_pixels = |input: usize, pixels: usize, tiles: usize| -> Vec<i64> {
             let results = pixel_steps.iter().map(|bytes| pixels * bytes);
-            std::iter::once(input).chain(results).map(|bytes| bytes as i64).collect()
+            [input, tiles * fetched].into_iter().chain(results).map(|bytes| bytes as i64).collect()
         };
-        let rows = by_pixels(row_in, self.columns);
+        let rows = by_pixels(row_in, self.columns, self.columns.div_ceil(first.block.pixels));
         let index = |b: &mut Fb<'_>, at: &[Value], count: Value, steps: &[i64]| -> Vec<Value> {
             at.iter().zip(steps).map(|(v, step)| b.index(*v, count, *step)).collect()
         };
@@ -379,14 +381,20 @@ impl TilePlan {
             1 => pixels * spec.window.stride[1] * channels,
             lines => lines * row_in,
         };
-        let steps = by_pixels(tile_in, pixels);
+        let steps = by_pixels(tile_in, pixels, 1);
+        // Where the tile keeps its sums, or fetches from.
+        let beside = match fetched {
+            0 => sums,
+            _ => b.offset(first.weights, self.stored(spec, &first.block) as i64),
+        };
+        let images = &[&[images[0], beside], &images[1..]].concat()[..];
         let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
             for (code, weights) in group.iter().zip(&weights) {
                 if let Some(leaf) = leaf(code) {
                     let offsets = self.block_offsets(spec, code.block.first - first.block.first);
-                    let t = advance(b, t, &offsets);
-                    let mut arguments = vec![t[0], *weights, t[1], code.epilogue, sums];
-                    arguments.extend(&t[2..]);
+                    let results = advance(b, &t[2..], &offsets[1..]);
+                    let mut arguments = vec![t[0], *weights, results[0], code.epilogue, t[1]];
+                    arguments.extend(&results[1..]);
                     b.ins().call(leaf, &arguments);
                 }
             }

@@ -471,26 +471,33 @@ impl TilePlan {
         self.isa.pack(&rows, &tile)
     }
 
-    /// Distance of the prefetch: the weights of one block, where they are used by few tiles. Where many use them, fetching
-    /// them takes little of the time.
+    /// Bytes of the next block's weights that a tile fetches: where few tiles use a block's weights, the next one's are on
+    /// their way meanwhile, evenly. Where many use them, fetching them takes little of the time.
     fn prefetch(&self, spec: &ConvSpec, block: &Block) -> usize {
-        if block.weights == Weights::Int4Bytes {
-            return 0;
-        }
         const FEW: usize = 24;
         const STAYS: usize = 512 << 10;
+        // AVX2 keeps the sums of short arithmetic where the address would be.
+        let none = matches!(block.weights, Weights::Int4Bytes | Weights::Int4Offset { .. });
+        if none || self.interleaved(spec) {
+            return 0;
+        }
         let tiles =
             self.items(block) * if self.one_dimensional() { 1 } else { self.columns.div_ceil(block.pixels) };
-        if tiles > FEW {
-            return 0;
-        }
-        let bits =
-            if matches!(block.weights, Weights::Int4Times16 | Weights::Int4Offset { .. }) { 4 } else { 8 };
-        let bits = if block.weights == Weights::Int16 { 16 } else { bits };
         // A tile of one pixel prefetches at short range; weights that stay in the second level need no more.
-        if block.pixels == 1 && spec.weights.len() * bits / 8 <= STAYS {
+        let all: usize = self.blocks.iter().map(|b| self.stored(spec, b)).sum();
+        if tiles > FEW || block.pixels == 1 && all <= STAYS {
             return 0;
         }
+        self.stored(spec, block).div_ceil(tiles)
+    }
+
+    /// Bytes of a block's weights as they are stored.
+    fn stored(&self, spec: &ConvSpec, block: &Block) -> usize {
+        let bits = match block.weights {
+            Weights::Int8 => 8,
+            Weights::Int16 => 16,
+            Weights::Int4Times16 | Weights::Int4Bytes | Weights::Int4Offset { .. } => 4,
+        };
         spec.kernel[0] * self.run(spec) * block.vectors * self.isa.lanes() * bits / 8
     }
 
