@@ -94,6 +94,10 @@ fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
         Grid::I16 => (0, r.pick(&[(-32767, 32767), (0, 32767), (-100, 3000)])),
     };
     let out_line = r.pick(&[rows, rows, rows.div_ceil(2), 1]);
+    // With AVX-512 the last pixel of a line may be missing, and the tile may begin inside a line.
+    let missing = isa == Isa::Vnni512 && out_line > 1 && r.below(3) == 0;
+    let out_width = if missing { out_line - 1 } else { out_line + r.below(3) };
+    let out_first = if isa == Isa::Vnni512 { r.below(out_width.min(out_line)) } else { 0 };
     let mut tile = Tile {
         weights,
         dot,
@@ -110,7 +114,8 @@ fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
         kernel_row_stride,
         out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
         out_line,
-        out_width: out_line + r.below(3),
+        out_width,
+        out_first,
         zero_point,
         clamp,
         rescale,
@@ -187,8 +192,9 @@ fn expected(case: &Case) -> [Vec<i32>; 2] {
 
 /// Values as they lie in memory, `stride` bytes from one pixel to the next.
 fn laid_out(t: &Tile, grid: Grid, stride: usize, values: &[i32]) -> Vec<u8> {
-    let mut bytes = vec![0xA5; t.result(t.rows - 1) * stride + t.columns * grid.bytes()];
-    for (i, v) in values.iter().enumerate() {
+    let last = (0..t.rows).rev().find(|row| t.exists(*row)).expect("the first pixel exists");
+    let mut bytes = vec![0xA5; t.result(last) * stride + t.columns * grid.bytes()];
+    for (i, v) in values.iter().enumerate().filter(|(i, _)| t.exists(i / t.columns)) {
         let at = t.result(i / t.columns) * stride + i % t.columns * grid.bytes();
         bytes[at..at + grid.bytes()].copy_from_slice(&v.to_le_bytes()[..grid.bytes()]);
     }

@@ -346,6 +346,7 @@ fn all_four_are_a_convolution() {
                 out_stride: pitch,
                 out_line: 1,
                 out_width: columns,
+                out_first: 0,
                 zero_point,
                 clamp,
                 rescale,

@@ -31,7 +31,7 @@ pub use object::Object;
 pub use plan::{KernelPlan, LayerReport};
 pub use target::{Arch, Target};
 pub use timing::Step;
-pub use tuning::{Prefer, TileChoice, Tuning};
+pub use tuning::{Algorithm, Prefer, TileChoice, Tuning};
 
 use crate::{Code, Error, Result};
 use goshawk_ir::IntGraph;

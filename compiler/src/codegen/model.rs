@@ -6,7 +6,7 @@ use super::{
     ops::{
         boundary, conv, depthwise,
         elementwise::{self, Source},
-        movement, nonlinear,
+        line, movement, nonlinear,
         rescale::Output,
         tiles, window, winograd,
     },
@@ -194,7 +194,7 @@ impl Model<'_> {
             let name = symbol(index, node.op.name(), &node.name);
             let function = self.layer(em, &mut kernels, &name, *id)?;
             places.push(to);
-            if matches!(self.plan.convs.get(id), Some(ConvChoice::Tiles(..) | ConvChoice::Winograd(..))) {
+            if self.plan.convs.get(id).is_some_and(ConvChoice::takes_scratch) {
                 places.push(Place::Arena(self.scratch));
             }
             places.extend(more);
@@ -352,6 +352,7 @@ impl Model<'_> {
                     tiles::define(em, &mut kernels.tiles, name, spec, plan)?
                 }
                 Some(ConvChoice::Winograd(spec, plan)) => winograd::define(em, name, spec, plan)?,
+                Some(ConvChoice::Line(spec, plan)) => line::define(em, name, spec, plan)?,
                 Some(ConvChoice::DepthwiseRows(spec, plan)) => {
                     depthwise::define(em, &mut kernels.tiles, name, spec, plan)?
                 }

@@ -5,6 +5,7 @@ use super::{
         conv::{self, ConvSpec, GemmPlan},
         depthwise::{self, RowPlan},
         gemm::{Kind, Weights},
+        line::{self, LinePlan},
         pool::{PoolPlan, PoolSpec},
         rescale::{Output, Scheme},
         tiles::{self, Joined, TilePlan},
@@ -13,7 +14,7 @@ use super::{
     },
     parallel,
     target::Target,
-    tuning::{Prefer, Tuning},
+    tuning::{Algorithm, Prefer, Tuning},
 };
 use crate::{Error, Result};
 use goshawk_ir::{
@@ -79,8 +80,16 @@ pub(crate) enum ConvChoice {
     Gemm(ConvSpec, GemmPlan),
     Tiles(ConvSpec, TilePlan),
     Winograd(ConvSpec, WinogradPlan),
+    Line(ConvSpec, LinePlan),
     DepthwiseRows(ConvSpec, RowPlan),
     Depthwise(ConvSpec),
+}
+
+impl ConvChoice {
+    /// Whether the layer's function takes the scratch area.
+    pub fn takes_scratch(&self) -> bool {
+        matches!(self, Self::Tiles(..) | Self::Winograd(..) | Self::Line(..))
+    }
 }
 
 /// Chooses the kernels.
@@ -150,18 +159,9 @@ pub(crate) fn plan(
                     match tiles::plan(&spec, target, tuning, joined.clone()) {
                         Ok(direct) => {
                             report.tiles = Some(direct.shape.clone());
-                            match faster(&spec, target, tuning, &direct, joined, &mut report) {
-                                Some(plan) => {
-                                    report.kernel = plan.name();
-                                    scratch = scratch.max(plan.scratch(&spec));
-                                    ConvChoice::Winograd(spec, plan)
-                                }
-                                None => {
-                                    report.kernel = direct.name();
-                                    scratch = scratch.max(direct.scratch);
-                                    ConvChoice::Tiles(spec, direct)
-                                }
-                            }
+                            let (choice, bytes) = fastest(spec, target, tuning, direct, joined, &mut report);
+                            scratch = scratch.max(bytes);
+                            choice
                         }
                         Err(_) if join.is_some() => {
                             let broken =
@@ -218,35 +218,68 @@ pub(crate) fn plan(
     Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, pools, work, order })
 }
 
-/// Winograd for a layer that could have the `direct` tiles, if it is exact and faster; the report says why or why not.
-fn faster(
-    spec: &ConvSpec,
+/// The fastest way to compute a layer that could have the `direct` tiles, and its bytes of scratch: Winograd in two dimensions or
+/// in one where that is exact and faster. The report says which and why.
+fn fastest(
+    spec: ConvSpec,
     target: &Target,
     tuning: &Tuning,
-    direct: &TilePlan,
+    direct: TilePlan,
     joined: Option<Joined>,
     report: &mut LayerReport,
-) -> Option<WinogradPlan> {
+) -> (ConvChoice, usize) {
     let choice = tuning.choice(&direct.shape);
-    match winograd::plan(spec, target, choice.filter(|c| c.winograd), joined) {
-        Ok(_) if tuning.prefer == Prefer::Size => {
-            report.winograd = Some("exact, but its scratch area makes the arena larger".into());
-            None
+    let of = |algorithm| choice.filter(|c| c.algorithm == algorithm);
+    let square = winograd::plan(&spec, target, of(Algorithm::Square), joined.clone());
+    let line = line::plan(&spec, target, of(Algorithm::Line), joined);
+    let words = |name: &str, plan: std::result::Result<f64, &Option<String>>| match plan {
+        Ok(cycles) => Some(format!("{name} {}k", (cycles / 1e3).round())),
+        Err(why) => why.as_ref().map(|why| format!("{name} impossible ({why})")),
+    };
+    let ways: Vec<String> =
+        [words("2x2", square.as_ref().map(|p| p.cycles)), words("1x2", line.as_ref().map(|p| p.cycles))]
+            .into_iter()
+            .flatten()
+            .collect();
+    let modelled = [
+        Some((Algorithm::Direct, direct.cycles)),
+        square.as_ref().ok().map(|p| (Algorithm::Square, p.cycles)),
+        line.as_ref().ok().map(|p| (Algorithm::Line, p.cycles)),
+    ];
+    let modelled = modelled.into_iter().flatten().min_by(|a, b| a.1.total_cmp(&b.1));
+    let exact = square.is_ok() || line.is_ok();
+    let algorithm = match (tuning.prefer, choice, modelled) {
+        (Prefer::Size, ..) => Algorithm::Direct,
+        (_, Some(choice), _) => choice.algorithm,
+        (_, None, modelled) => modelled.map_or(Algorithm::Direct, |(algorithm, _)| algorithm),
+    };
+    report.winograd = match choice {
+        _ if !exact => (!ways.is_empty()).then(|| ways.join(", ")),
+        _ if tuning.prefer == Prefer::Size => {
+            Some("exact, but its scratch area makes the arena larger".into())
         }
-        Ok(plan) => {
-            let (faster, words) = plan.beats(direct);
-            let (faster, words) = match choice {
-                Some(choice) => (choice.winograd, "chosen by measurement".into()),
-                None => (faster, words),
-            };
-            report.winograd = Some(words);
-            faster.then_some(plan)
+        Some(_) => Some("chosen by measurement".into()),
+        None => {
+            let direct = (direct.cycles / 1e3).round();
+            Some(format!("modelled cycles of an image: {}, direct {direct}k", ways.join(", ")))
         }
-        Err(why) => {
-            report.winograd = why;
-            None
+    };
+    let (choice, kernel, scratch) = match (algorithm, square, line) {
+        (Algorithm::Square, Ok(plan), _) => {
+            let (name, scratch) = (plan.name(), plan.scratch(&spec));
+            (ConvChoice::Winograd(spec, plan), name, scratch)
         }
-    }
+        (Algorithm::Line, _, Ok(plan)) => {
+            let (name, scratch) = (plan.name(), plan.scratch(&spec));
+            (ConvChoice::Line(spec, plan), name, scratch)
+        }
+        _ => {
+            let (name, scratch) = (direct.name(), direct.scratch);
+            (ConvChoice::Tiles(spec, direct), name, scratch)
+        }
+    };
+    report.kernel = kernel;
+    (choice, scratch)
 }
 
 /// The row kernels of a pool, if it can have them.

@@ -12,12 +12,27 @@ use std::collections::BTreeMap;
 pub struct TileChoice {
     /// Vectors of output channels of the widest tile.
     pub vectors: usize,
-    /// Rows of the image in a tile; as many as fit, if that is less. Of Winograd, rows of tiles in a section: where the
-    /// image has no more, the order is by channels.
+    /// Rows of the image in a tile; as many as fit, if that is less. Of Winograd in two dimensions, rows of tiles in a section:
+    /// where the image has no more, the order is by channels. Of Winograd in one, lines of a group.
     pub lines: usize,
-    /// Winograd instead of a direct convolution, where it is exact.
+    /// What computes the layer, where it is exact.
     #[serde(default)]
-    pub winograd: bool,
+    pub algorithm: Algorithm,
+}
+
+/// Ways to compute a convolution by tiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// Every product.
+    #[default]
+    #[serde(rename = "direct")]
+    Direct,
+    /// Winograd's F(2×2, 3×3).
+    #[serde(rename = "winograd 2x2")]
+    Square,
+    /// Winograd's F(2, 3) along lines.
+    #[serde(rename = "winograd 1x2")]
+    Line,
 }
 
 /// What is preferred where speed costs memory. The weights in the artefact are the same.

@@ -22,7 +22,7 @@ use std::{
 };
 
 /// First field of every tuning file.
-const FORMAT: &str = "goshawk tuning 1";
+const FORMAT: &str = "goshawk tuning 2";
 /// A candidate must be faster than the static rule by this factor, so that noise decides nothing.
 const GAIN: f64 = 1.02;
 /// Measured runs of each candidate.
@@ -200,8 +200,9 @@ fn measure(models: &[JitModel], inputs: &[Tensor], progress: &dyn Progress) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codegen::Algorithm;
 
-    const TALL: TileChoice = TileChoice { vectors: 2, lines: 1, winograd: false };
+    const TALL: TileChoice = TileChoice { vectors: 2, lines: 1, algorithm: Algorithm::Direct };
 
     fn measured(rule: f64, tall: f64) -> Vec<Measured> {
         vec![Measured { tiles: None, us: rule }, Measured { tiles: Some(TALL), us: tall }]

@@ -4,7 +4,7 @@
 //! handed to the same module as raw bytes. Cranelift still emits the loops around them.
 //!
 //! Contract of a leaf:
-//! * System V; tiles take `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch)`, those that
+//! * System V; tiles take `(rdi = activations, rsi = packed weights, rdx = output, rcx = epilogue block, r8 = scratch, or what to fetch)`, those that
 //!   add a residual ([`join`]) also `(r9 = residual, [rsp + 8] = second result)`, row
 //!   kernels `(rdi = table of input rows, rsi = constants, rdx = output row)`; strides, sizes and shape are immediates;
 //! * clobbers only caller-saved registers; makes no calls; uses no stack; holds no state;
@@ -23,7 +23,7 @@
 //! | average pool up to 5×5 | the same with weights of one | the same |
 //! | [`max_pool`] up to 5×5 | `vpmaxub`, `vpmaxsw zmm` | `vpmaxub`, `vpmaxsw ymm` |
 //!
-//! [`winograd`] describes the kernels of Winograd's algorithm, for both.
+//! [`winograd`] describes the kernels of Winograd's algorithm in two dimensions, for both; [`line`] those in one, for AVX-512 VNNI.
 //!
 //! [`edge`] describes the kernels around the tiles: quantization, element-wise arithmetic, tables, copies.
 
@@ -31,6 +31,7 @@ pub mod depthwise;
 pub mod edge;
 pub mod isa;
 pub mod join;
+pub mod line;
 pub mod max_pool;
 pub mod pack;
 pub mod probe;

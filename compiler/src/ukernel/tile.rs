@@ -109,10 +109,13 @@ pub struct Tile {
     pub kernel_row_stride: usize,
     /// Output bytes from one output pixel to the next.
     pub out_stride: usize,
-    /// Output pixels of one line of the result; the tile may span several.
+    /// Output pixels of one line of the tile, which may span several.
     pub out_line: usize,
-    /// Pixels of the result from one line's first to the next one's.
+    /// Pixels of the result from one line's first to the next one's. Where there are fewer than in a line of the tile, the
+    /// last ones of that do not exist; tiles of AVX2 have none of these.
     pub out_width: usize,
+    /// Where in its line the tile's first pixel is.
+    pub out_first: usize,
     /// Zero point of the output.
     pub zero_point: i32,
     /// Clamp of the output.
@@ -131,7 +134,13 @@ impl Tile {
 
     /// Where pixel `row` is in the result, counted in pixels from the first.
     pub const fn result(&self, row: usize) -> usize {
-        row / self.out_line * self.out_width + row % self.out_line
+        let at = self.out_first + row;
+        at / self.out_line * self.out_width + at % self.out_line - self.out_first
+    }
+
+    /// Whether pixel `row` is in the result.
+    pub const fn exists(&self, row: usize) -> bool {
+        (self.out_first + row) % self.out_line < self.out_width
     }
 
     /// Lines to bring into the second-level cache in each of so many trips through a kernel row.

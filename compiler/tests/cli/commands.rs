@@ -170,7 +170,7 @@ fn tuning_is_kept_in_a_file() {
     place.ok(&format!("{compile} --tune tiles.json -o tuned.so"));
     let file = place.read("tiles.json");
     let cache: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
-    assert_eq!(cache["format"], "goshawk tuning 1");
+    assert_eq!(cache["format"], "goshawk tuning 2");
     // The library's file name is in it.
     let tuned = place.read("tuned.so");
     place.ok(&format!("{compile} --tune tiles.json -o tuned.so"));

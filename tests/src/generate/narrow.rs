@@ -8,8 +8,9 @@ use goshawk_ir::{
     op::window::ConvWindow,
 };
 
-/// The graph of a seed: bytes, a table that makes them few bits, one convolution or two side by side.
-pub fn narrow_convolution(seed: u64) -> IntGraph {
+/// The graph of a seed: bytes, a table that makes them few bits, one convolution or two side by side. Widths are drawn from those
+/// given, of weights at most six.
+pub fn narrow_convolution(seed: u64, weights: &[u8], activations: &[u8]) -> IntGraph {
     let mut b = Builder {
         graph: IntGraph::new(format!("narrow{seed}")),
         random: Random::new(seed ^ 0x3a3),
@@ -23,7 +24,8 @@ pub fn narrow_convolution(seed: u64) -> IntGraph {
     let shape = Shape::new(dims).expect("small dimensions");
     let bytes = TensorType::quantized(DType::U8, shape.clone(), QParams::per_tensor(0.1, 0, 8));
     let x = b.graph.add_input("x", bytes, Layout::Same);
-    let bits = b.random.pick(&[4, 4, 4, 5, 6]);
+    let bits = b.random.pick(activations);
+    let width = b.random.pick(weights);
     let top = (1 << bits) - 1;
     let zero_point = b.random.pick(&[0, 0, top, top / 2]);
     let entries = b.random.values(256, 0, top, zero_point);
@@ -39,12 +41,12 @@ pub fn narrow_convolution(seed: u64) -> IntGraph {
         Ok(_) => window,
         Err(_) => ConvWindow { pads: [1; 4], ..window },
     };
-    let first = b.narrow(x, &window, None);
+    let first = b.narrow(x, &window, width, None);
     let mut result = first;
     let kind = b.random.below(10);
     if kind < 3 {
         let ty = b.graph.ty(first).clone();
-        let second = b.narrow(x, &window, Some((&ty, None)));
+        let second = b.narrow(x, &window, width, Some((&ty, None)));
         let channels = ty.shape[3] + b.graph.ty(second).shape[3];
         let shape = Shape::new([ty.shape[0], ty.shape[1], ty.shape[2], channels]).expect("small dimensions");
         let ty = TensorType { shape, ..ty };
@@ -53,7 +55,7 @@ pub fn narrow_convolution(seed: u64) -> IntGraph {
     if (3..7).contains(&kind) {
         let residual = b.graph.ty(first).clone();
         let like = b.any_type(residual.shape.clone(), 30);
-        let second = b.narrow(x, &window, Some((&like, Some(residual.shape[3]))));
+        let second = b.narrow(x, &window, width, Some((&like, Some(residual.shape[3]))));
         let ty = b.any_type(residual.shape, 70);
         result = b.sum([first, second], ty, 0);
         b.graph.add_output("sum", result, Layout::Same);
@@ -67,11 +69,12 @@ pub fn narrow_convolution(seed: u64) -> IntGraph {
 }
 
 impl Builder {
-    /// A convolution with 4-bit weights, its result on a grid and of so many channels if they are given.
+    /// A convolution with weights of so many bits, its result on a grid and of so many channels if they are given.
     fn narrow(
         &mut self,
         x: NodeId,
         window: &ConvWindow,
+        width: u8,
         like: Option<(&TensorType, Option<usize>)>,
     ) -> NodeId {
         let dims = self.graph.ty(x).shape.dims4().expect("an image");
@@ -80,14 +83,16 @@ impl Builder {
         let out = like.and_then(|(_, out)| out).unwrap_or(any);
         let weight = Shape::new([out, 3, 3, c]).expect("small dimensions");
         let k = 9 * c;
-        let mut values = self.random.values(weight.count(), -8, 7, 0);
+        let (lo, hi) = (-1 << (width - 1), (1 << (width - 1)) - 1);
+        let mut values = self.random.values(weight.count(), lo, hi, 0);
         if self.random.chance(20) {
             for row in values.chunks_mut(k) {
-                row.fill(self.random.pick(&[-8, 7]));
+                row.fill(self.random.pick(&[lo, hi]));
             }
         }
-        let scale = QParams::per_channel(0, vec![0.1; out], 4);
-        let weights = self.constant("weight", DType::I4, weight, &values, Some(scale));
+        let scale = QParams::per_channel(0, vec![0.1; out], width);
+        let dtype = if width > 4 { DType::I8 } else { DType::I4 };
+        let weights = self.constant("weight", dtype, weight, &values, Some(scale));
         let bias: Vec<i32> = (0..out).map(|_| self.random.between(-9999, 9999)).collect();
         let bias = self.constant("bias", DType::I32, Shape::new([out]).expect("one dimension"), &bias, None);
         let [oh, ow] = window.out_size([h, w], [3, 3]).expect("the kernel fits");

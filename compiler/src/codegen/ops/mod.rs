@@ -6,6 +6,7 @@ pub(crate) mod depthwise;
 pub(crate) mod edge;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;
+pub(crate) mod line;
 pub(crate) mod movement;
 pub(crate) mod nonlinear;
 pub(crate) mod pack;

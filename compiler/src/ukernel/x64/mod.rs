@@ -4,6 +4,7 @@ pub mod avx2;
 pub mod border;
 pub mod copy;
 pub mod depthwise;
+pub mod line;
 pub mod lut;
 pub mod map;
 pub mod max_pool;

@@ -94,15 +94,26 @@ impl<'a> Kernel<'a> {
         &ZMM[self.accumulators()..]
     }
 
+    /// Pixels of the tile that exist.
+    fn rows(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let tile = self.tile;
+        (0..tile.rows).filter(|row| tile.exists(*row))
+    }
+
     fn epilogue(&self, vector: usize, offset: usize) -> AsmMemoryOperand {
         let block = Isa::Vnni512.epilogue_bytes(self.tile.rescale);
         zmmword_ptr(r::rcx + (vector * block + offset) as i32)
     }
 
+    /// Where the accumulators of a vector start.
+    pub fn bias(&self, vector: usize) -> AsmMemoryOperand {
+        self.epilogue(vector, 0)
+    }
+
     /// Accumulators start at the bias.
     fn load_bias(&mut self) -> Asm {
         for v in 0..self.tile.vectors {
-            self.asm.vmovdqu32(self.acc(0, v), self.epilogue(v, 0))?;
+            self.asm.vmovdqu32(self.acc(0, v), self.bias(v))?;
             for row in 1..self.tile.rows {
                 self.asm.vmovdqa32(self.acc(row, v), self.acc(0, v))?;
             }
@@ -289,7 +300,7 @@ impl<'a> Kernel<'a> {
         let (own, lo, hi) = (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
         let (scale, zero) = (constant(join::RESIDUAL_SCALE), constant(join::RESIDUAL_ZERO));
         self.asm.vbroadcastss(magic, self.join_scalar(join::MAGIC_BITS))?;
-        for row in 0..self.tile.rows {
+        for row in self.rows() {
             for v in 0..self.tile.vectors {
                 let (acc, rescale) = (self.acc(row, v), self.epilogue(v, 64));
                 self.asm.vcvtdq2ps(acc, acc)?;
@@ -333,7 +344,7 @@ impl<'a> Kernel<'a> {
         let (lo, hi) = (constant(join::LO), constant(join::HI));
         let (scale, bits) = (constant(join::SECOND_SCALE), constant(join::MAGIC_BITS));
         self.asm.vbroadcastss(magic, self.join_scalar(join::SECOND_MAGIC))?;
-        for row in 0..self.tile.rows {
+        for row in self.rows() {
             for v in 0..self.tile.vectors {
                 let acc = self.acc(row, v);
                 self.asm.vpmaxsd(acc, acc, lo)?;
@@ -463,7 +474,8 @@ impl<'a> Kernel<'a> {
             while !position.is_multiple_of(pieces * piece) || !(pieces * piece).is_power_of_two() {
                 pieces -= 1;
             }
-            let exist = (self.tile.columns.saturating_sub(vector * 16) * element).min(pieces * piece);
+            let columns = if self.tile.exists(row) { self.tile.columns } else { 0 };
+            let exist = (columns.saturating_sub(vector * 16) * element).min(pieces * piece);
             self.store(first, position, pieces * piece, at, exist)?;
             i += pieces;
         }

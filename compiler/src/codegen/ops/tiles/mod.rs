@@ -17,12 +17,12 @@ mod body;
 
 pub(crate) use body::define;
 
-use super::{conv::ConvSpec, rescale::Output, tile_shape::Work, winograd};
+use super::{conv::ConvSpec, line, rescale::Output, tile_shape::Work, winograd};
 use crate::{
     codegen::{
         parallel,
         target::Target,
-        tuning::{Prefer, TileChoice, Tuning},
+        tuning::{Algorithm, Prefer, TileChoice, Tuning},
     },
     ukernel::{Dot, Grid, Isa, Join, Rescale, Tile, Weights, join::Constants, pack::Channel, rescale},
 };
@@ -94,7 +94,8 @@ pub(crate) fn plan(
     let isa = choose_isa(target)?;
     let dot = dot(target).filter(|_| isa == Isa::Avx2);
     let shape = shape(spec, isa, dot);
-    let choice = tuning.choice(&shape).filter(|c| !c.winograd && isa.vectors().contains(&c.vectors));
+    let choice = tuning.choice(&shape);
+    let choice = choice.filter(|c| c.algorithm == Algorithm::Direct && isa.vectors().contains(&c.vectors));
     possible(spec)?;
     let [n, h, w, c] = spec.input;
     let copied = spec.window.pads != [0; 4] || !(spec.kernel[1] * c).is_multiple_of(4);
@@ -170,8 +171,8 @@ pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
     // One row, and as many as fit.
     let heights = [1, 1 << 16];
     let direct =
-        widths.iter().flat_map(|v| heights.map(|lines| TileChoice { vectors: *v, lines, winograd: false }));
-    direct.chain(winograd::choices(target)).collect()
+        |v: &usize| heights.map(|lines| TileChoice { vectors: *v, lines, algorithm: Algorithm::Direct });
+    widths.iter().flat_map(direct).chain(winograd::choices(target)).chain(line::choices(target)).collect()
 }
 
 /// What decides the time of a layer.
@@ -240,6 +241,54 @@ pub(super) fn choose_rescale(target: &Target, channels: &[Channel], bounds: &[i6
         Rescale::Float
     } else {
         Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) }
+    }
+}
+
+/// The same for sums that an algorithm makes larger by 2 to the power of `bits`.
+pub(super) fn scaled_channels(
+    spec: &ConvSpec,
+    target: &Target,
+    isa: Isa,
+    bounds: &[i64],
+    bits: u8,
+) -> std::result::Result<(Rescale, Vec<Channel>), String> {
+    let mut channels = channels(spec, isa, bounds)?;
+    let rescale = choose_rescale(target, &channels, bounds);
+    for channel in &mut channels {
+        channel.shift += bits;
+    }
+    if channels.iter().any(|c| c.shift > 62) {
+        return Err("a scale is too small for larger sums".into());
+    }
+    let short_shift = channels.iter().any(|c| c.shift < 32);
+    let rescale = match rescale {
+        Rescale::Float => Rescale::Float,
+        Rescale::Integer { .. } => Rescale::Integer { short_shift },
+    };
+    Ok((rescale, channels))
+}
+
+/// What is stored first: the layer's result, or the sum that it is joined with.
+pub(super) fn output(spec: &ConvSpec, join: Option<&Joined>) -> Output {
+    join.map_or(spec.output, |j| j.output)
+}
+
+/// Bytes from one pixel to the next, and of one channel: of what is stored first, of the residual, of the second result.
+pub(super) fn pixels(spec: &ConvSpec, join: Option<&Joined>) -> Vec<[usize; 2]> {
+    let joined = join.map(|j| {
+        let second = j.join.second.map_or(0, |s| s.stride);
+        [[j.join.stride, j.join.residual.bytes()], [second, Grid::U8.bytes()]]
+    });
+    let first = [spec.pitch, output(spec, join).dtype.bytes(1)];
+    std::iter::once(first).chain(joined.into_iter().flatten()).collect()
+}
+
+/// What reports say of a join.
+pub(super) fn join_name(join: Option<&Joined>) -> &'static str {
+    match join {
+        None => "",
+        Some(j) if j.join.second.is_some() => " + add + requant",
+        Some(_) => " + add",
     }
 }
 
@@ -352,18 +401,14 @@ impl TilePlan {
             };
             let isa = self.dot.map_or(self.isa.name(), Dot::name);
             let channels = b.vectors * self.isa.lanes();
-            let join = match &self.join {
-                None => "",
-                Some(j) if j.join.second.is_some() => " + add + requant",
-                Some(_) => " + add",
-            };
+            let join = join_name(self.join.as_ref());
             format!("{isa} {}x{channels} {weights} {mode} {rescale}{join}", b.pixels)
         })
     }
 
     fn tile(&self, spec: &ConvSpec, block: &Block, pixels: usize) -> Tile {
         let [_, width, channels] = self.image;
-        let output = self.join.as_ref().map_or(spec.output, |j| j.output);
+        let output = output(spec, self.join.as_ref());
         Tile {
             weights: block.weights,
             dot: self.dot,
@@ -380,7 +425,8 @@ impl TilePlan {
             kernel_row_stride: spec.window.dilation[0] * width * channels,
             out_stride: spec.pitch,
             out_line: pixels,
-            out_width: 0,
+            out_width: pixels,
+            out_first: 0,
             zero_point: output.zero_point,
             clamp: (output.lo, output.hi),
             rescale: self.rescale,

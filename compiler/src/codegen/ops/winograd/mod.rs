@@ -20,11 +20,14 @@ pub(crate) use body::define;
 
 use super::{
     conv::ConvSpec,
-    rescale::Output,
-    tiles::{self, Joined, TilePlan},
+    tiles::{self, Joined},
 };
 use crate::{
-    codegen::{parallel, target::Target, tuning::TileChoice},
+    codegen::{
+        parallel,
+        target::Target,
+        tuning::{Algorithm, TileChoice},
+    },
     ukernel::{
         Grid, Isa, Rescale, Tile, Weights,
         pack::Channel,
@@ -59,7 +62,7 @@ pub(crate) struct WinogradPlan {
     /// The residual sum that follows.
     join: Option<Joined>,
     /// Modelled cycles for one image.
-    cycles: f64,
+    pub cycles: f64,
 }
 
 /// Which loop is the outer one.
@@ -71,12 +74,12 @@ enum Order {
 
 /// Equal blocks of output channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Blocks {
-    first: usize,
-    count: usize,
+pub(super) struct Blocks {
+    pub first: usize,
+    pub count: usize,
     /// Vectors and channels of each.
-    vectors: usize,
-    columns: usize,
+    pub vectors: usize,
+    pub columns: usize,
 }
 
 /// Plans the layer, or says why it cannot be computed so; nothing where the target has no kernels for it.
@@ -99,18 +102,7 @@ pub(crate) fn plan(
         return Err(Some(format!("{} columns of padding", window.pads[1])));
     }
     let bounds = spec.bounds();
-    let mut channels = tiles::channels(spec, isa, &bounds)?;
-    let rescale = tiles::choose_rescale(target, &channels, &bounds);
-    for channel in &mut channels {
-        channel.shift += SCALE_BITS;
-    }
-    if channels.iter().any(|c| c.shift > 62) {
-        return Err(Some("a scale is too small for fourfold sums".into()));
-    }
-    let rescale = match rescale {
-        Rescale::Float => Rescale::Float,
-        Rescale::Integer { .. } => Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) },
-    };
+    let (rescale, channels) = tiles::scaled_channels(spec, target, isa, &bounds, SCALE_BITS)?;
     let proof = Proof::new(spec, isa, &bounds)?;
     let tiles = spec.out.map(|n| n.div_ceil(RESULTS));
     let plan = WinogradPlan {
@@ -136,7 +128,7 @@ pub(crate) fn choices(target: &Target) -> Vec<TileChoice> {
     let lines = [1, 2, 4, 1 << 16];
     VECTORS
         .into_iter()
-        .flat_map(|vectors| lines.map(|lines| TileChoice { vectors, lines, winograd: true }))
+        .flat_map(|vectors| lines.map(|lines| TileChoice { vectors, lines, algorithm: Algorithm::Square }))
         .collect()
 }
 
@@ -176,28 +168,13 @@ impl WinogradPlan {
             Rescale::Integer { .. } => "i64",
         };
         let group = self.group(vectors);
-        let join = match &self.join {
-            None => "",
-            Some(j) if j.join.second.is_some() => " + add + requant",
-            Some(_) => " + add",
-        };
+        let join = tiles::join_name(self.join.as_ref());
         let (isa, channels) = (self.isa.name(), vectors * self.isa.lanes());
         let period = match self.isa {
             Isa::Vnni512 => String::new(),
             Isa::Avx2 => format!(" in i16 for {}", self.proof.period()),
         };
         format!("{isa} winograd 2x2 {group}x{channels} i4{period} {order} {rescale}{join}")
-    }
-
-    /// Whether it is faster than tiles of the direct convolution; the comparison in words.
-    pub fn beats(&self, direct: &TilePlan) -> (bool, String) {
-        let thousands = |cycles: f64| (cycles / 1e3).round();
-        let words = format!(
-            "modelled at {}k cycles an image, direct at {}k",
-            thousands(self.cycles),
-            thousands(direct.cycles)
-        );
-        (self.cycles < direct.cycles, words)
     }
 
     /// Bytes of scratch that all threads need.
@@ -315,7 +292,7 @@ impl WinogradPlan {
     }
 
     fn tile(&self, spec: &ConvSpec, blocks: &Blocks) -> Tile {
-        let output = self.output(spec);
+        let output = tiles::output(spec, self.join.as_ref());
         Tile {
             weights: Weights::Int8,
             dot: None,
@@ -333,6 +310,7 @@ impl WinogradPlan {
             out_stride: spec.pitch,
             out_line: 1,
             out_width: spec.out[1],
+            out_first: 0,
             zero_point: output.zero_point,
             clamp: (output.lo, output.hi),
             rescale: self.rescale,
@@ -340,19 +318,9 @@ impl WinogradPlan {
         }
     }
 
-    /// What is stored first: the result, or the sum that it is joined with.
-    fn output(&self, spec: &ConvSpec) -> Output {
-        self.join.as_ref().map_or(spec.output, |j| j.output)
-    }
-
     /// Bytes from one pixel to the next, and of one channel: of what is stored first, of the residual, of the second result.
     fn pixels(&self, spec: &ConvSpec) -> Vec<[usize; 2]> {
-        let joined = self.join.as_ref().map(|j| {
-            let second = j.join.second.map_or(0, |s| s.stride);
-            [[j.join.stride, j.join.residual.bytes()], [second, Grid::U8.bytes()]]
-        });
-        let first = [spec.pitch, self.output(spec).dtype.bytes(1)];
-        std::iter::once(first).chain(joined.into_iter().flatten()).collect()
+        tiles::pixels(spec, self.join.as_ref())
     }
 
     /// The last kernel, for so many rows and columns of pixels.
@@ -376,7 +344,7 @@ struct Areas {
 }
 
 /// Blocks of `vectors` vectors, and what is left in one narrower block.
-fn blocks(spec: &ConvSpec, isa: Isa, vectors: usize) -> Vec<Blocks> {
+pub(super) fn blocks(spec: &ConvSpec, isa: Isa, vectors: usize) -> Vec<Blocks> {
     let width = vectors * isa.lanes();
     let (count, rest) = (spec.channels / width, spec.channels % width);
     let whole = Blocks { first: 0, count, vectors, columns: width };

@@ -1,0 +1,3 @@
+//! Winograd along lines ([`crate::ukernel::line`]) with AVX-512 VNNI.
+pub mod data;
+pub mod tile;
