@@ -3,7 +3,7 @@
 #![cfg(target_arch = "x86_64")]
 
 use goshawk_compiler::ukernel::{
-    Grid, Isa, Rescale, Tile, Weights,
+    Dot, Grid, Isa, Rescale, Tile, Weights,
     pack::Channel,
     winograd::{self, DATA, Data, Filters, OFFSET, Outcome, PHASES, Product, RESULTS, SCALE_BITS, TAPS},
 };
@@ -26,6 +26,14 @@ fn isas() -> Vec<Isa> {
         eprintln!("skipped: this CPU has no {}", isa.name());
     }
     isas.into_iter().filter(|(_, has)| *has).map(|(isa, _)| isa).collect()
+}
+
+/// Dot products for every other seed where AVX2's kernels may have them here.
+fn dot(isa: Isa, seed: u64) -> Option<Dot> {
+    let vex = is_x86_feature_detected!("avxvnni");
+    let evex = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
+    let dot = if vex { Some(Dot::Vex) } else { evex.then_some(Dot::Evex) };
+    dot.filter(|_| isa == Isa::Avx2 && seed.is_multiple_of(2))
 }
 
 /// Instruction sets and seeds.
@@ -207,7 +215,8 @@ fn factors(isa: Isa, seed: u64) -> Factors {
     };
     let period = 1 + r.below(depth / 4 + 1);
     let column = tiles * lanes * 4 + r.pick(&[0, 64]);
-    let product = Product { isa, tiles, vectors, depth, tile, plane, column, period };
+    let dot = dot(isa, seed);
+    let product = Product { isa, tiles, vectors, depth, tile, plane, column, dot, period };
     let filters = Filters { isa, vectors, depth };
     // With AVX2 as large as sums of a period allow.
     let (most_data, most_weight) = match isa {
@@ -392,7 +401,8 @@ fn all_four_are_a_convolution() {
             for (row, first) in (0..calls).flat_map(|r| (0..d.tiles).step_by(most).map(move |f| (r, f))) {
                 let Data { tile, plane, .. } = *d;
                 let tiles = most.min(d.tiles - first);
-                let product = Product { isa, tiles, vectors, depth, tile, plane, column, period };
+                let dot = dot(isa, seed);
+                let product = Product { isa, tiles, vectors, depth, tile, plane, column, dot, period };
                 let code = product.assemble().expect("assembles");
                 let a = v[row * DATA * plane + first * tile..].as_ptr();
                 let w = u[row * filters.row()..].as_ptr();

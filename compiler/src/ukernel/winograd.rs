@@ -21,7 +21,8 @@
 //! With VNNI the offset is 128. It costs next to nothing: data in both of the last two rows and both of
 //! the last two columns of a tile are flipped by 128 before they are transformed, and each of the 16 combinations has an odd
 //! number of those. A neighbour along the row, whose first columns these are, finds its own share of flipped data there.
-//! AVX2 sums in i16, so its values are to be small: it adds the smallest offset that leaves none negative.
+//! AVX2 sums in i16, so its values are to be small: it adds the smallest offset that leaves none negative. Where it has dot products
+//! ([`Dot`]) it sums in i32.
 //!
 //! | kernel | reads | writes |
 //! |---|---|---|
@@ -30,7 +31,7 @@
 //! | [`Product`], VNNI | a row of four positions | i32, combined along columns |
 //! | [`Product`], AVX2 | all 16 positions of a group of tiles | i32 |
 //! | [`Outcome`] | those of a row of tiles, or of a group | u8 or i16 pixels of two rows |
-use super::{Isa, Tile, pack, x64::winograd as x64};
+use super::{Dot, Isa, Tile, pack, x64::winograd as x64};
 use iced_x86::IcedError;
 
 /// Rows and columns of a tile of data, of a filter, and of results.
@@ -134,7 +135,10 @@ pub struct Product {
     pub plane: usize,
     /// Bytes from the sums of one column to those of the next.
     pub column: usize,
-    /// Steps of four k whose sums fit into i16 (AVX2): that many, aligned, are summed before they are widened.
+    /// Dot products of AVX2's kernel.
+    pub dot: Option<Dot>,
+    /// Steps of four k whose sums fit into i16 (AVX2): that many, aligned, are summed before they are widened. All of them
+    /// with dot products.
     pub period: usize,
 }
 

@@ -44,6 +44,14 @@ pub fn scratch_bytes(tile: &Tile) -> usize {
     }
 }
 
+/// acc ← acc + x · w, four u8 of x by four s8 of w in each lane.
+pub(super) fn dot_product(asm: &mut CodeAssembler, dot: Dot, [acc, x, w]: [AsmRegisterYmm; 3]) -> Asm {
+    match dot {
+        Dot::Vex => asm.vex().vpdpbusd(acc, x, w),
+        Dot::Evex => asm.evex().vpdpbusd(acc, x, w),
+    }
+}
+
 /// Machine code of the tile.
 ///
 /// # Errors
@@ -319,10 +327,7 @@ impl<'a> Kernel<'a> {
             for v in 0..tile.vectors {
                 let acc = self.acc(row, v);
                 let w = w[if int4 && tile.vectors == 1 { step % 2 } else { v }];
-                match dot {
-                    Dot::Vex => self.asm.vex().vpdpbusd(acc, x, w)?,
-                    Dot::Evex => self.asm.evex().vpdpbusd(acc, x, w)?,
-                }
+                dot_product(&mut self.asm, dot, [acc, x, w])?;
             }
         }
         Ok(())

@@ -26,6 +26,8 @@ const AVX2: Costs = Costs { vector: 32, data: 45.0, filters: 3.0, outcome: 23.0,
 
 /// Cycles of two loads.
 const LOAD: f64 = 1.35;
+/// The same of AVX2's dot products, one position at a time.
+const DOT_LOAD: f64 = 0.7;
 /// Cycles of a call.
 const CALL: f64 = 25.0;
 /// Data that stay in the first-level cache, in bytes; bytes a cycle from the second beside the arithmetic.
@@ -105,8 +107,11 @@ impl WinogradPlan {
         let v = vectors as f64;
         let of_group = |tiles: usize| {
             let t = tiles as f64;
-            // Two instructions for each product, and the loads.
-            let step = (2.0 * t * v + t + v) / 2.8;
+            // Two instructions for each product, and the loads; with dot products one, two a cycle.
+            let step = match self.dot {
+                None => (2.0 * t * v + t + v) / 2.8,
+                Some(_) => (t * v / 2.0).max((t + v) * DOT_LOAD),
+            };
             (DATA * DATA) as f64 * (steps as f64 * step + widenings * t * v + 4.0) + CALL
         };
         let rows = self.tiles[0];

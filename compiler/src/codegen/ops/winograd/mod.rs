@@ -29,7 +29,7 @@ use crate::{
         tuning::{Algorithm, TileChoice},
     },
     ukernel::{
-        Grid, Isa, Rescale, Tile, Weights,
+        Dot, Grid, Isa, Rescale, Tile, Weights,
         pack::Channel,
         winograd::{self, DATA, Data, Filters, Outcome, Product, RESULTS, SCALE_BITS, TAPS},
     },
@@ -49,6 +49,7 @@ const SECTION: usize = 9;
 #[derive(Clone, Debug)]
 pub(crate) struct WinogradPlan {
     isa: Isa,
+    dot: Option<Dot>,
     order: Order,
     /// Rows and columns of tiles.
     tiles: [usize; 2],
@@ -103,10 +104,12 @@ pub(crate) fn plan(
     }
     let bounds = spec.bounds();
     let (rescale, channels) = tiles::scaled_channels(spec, target, isa, &bounds, SCALE_BITS)?;
-    let proof = Proof::new(spec, isa, &bounds)?;
+    let dot = tiles::dot(target).filter(|_| isa == Isa::Avx2);
+    let proof = Proof::new(spec, isa, dot, &bounds)?;
     let tiles = spec.out.map(|n| n.div_ceil(RESULTS));
     let plan = WinogradPlan {
         isa,
+        dot,
         order: Order::Rows,
         tiles,
         rows: 1,
@@ -169,10 +172,10 @@ impl WinogradPlan {
         };
         let group = self.group(vectors);
         let join = tiles::join_name(self.join.as_ref());
-        let (isa, channels) = (self.isa.name(), vectors * self.isa.lanes());
-        let period = match self.isa {
-            Isa::Vnni512 => String::new(),
-            Isa::Avx2 => format!(" in i16 for {}", self.proof.period()),
+        let (isa, channels) = (self.dot.map_or(self.isa.name(), Dot::name), vectors * self.isa.lanes());
+        let period = match (self.isa, self.dot) {
+            (Isa::Avx2, None) => format!(" in i16 for {}", self.proof.period()),
+            _ => String::new(),
         };
         format!("{isa} winograd 2x2 {group}x{channels} i4{period} {order} {rescale}{join}")
     }
@@ -287,6 +290,7 @@ impl WinogradPlan {
             tile: self.tile_pitch(spec),
             plane: self.plane(spec),
             column: self.column(vectors),
+            dot: self.dot,
             period: self.proof.period(),
         }
     }

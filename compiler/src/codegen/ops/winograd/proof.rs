@@ -10,7 +10,7 @@
 //! 2. every transformed filter of the layer must be an s8: checked one by one.
 //! 3. four times the accumulator, bias included, must be an i32.
 //!
-//! AVX2 multiplies by `vpmaddubsw` and sums in i16, which must not leave them:
+//! AVX2 without dot products multiplies by `vpmaddubsw` and sums in i16, which must not leave them:
 //!
 //! 4. the offset is the smallest that leaves no value negative, so that values are at most 4R, rounded up. For each output
 //!    channel, position and lane (two neighbouring k of each step of four), the positive transformed filters of the steps
@@ -19,7 +19,7 @@
 use crate::{
     codegen::ops::conv::ConvSpec,
     ukernel::{
-        Isa,
+        Dot, Isa,
         winograd::{self, DATA, OFFSET, RESULTS, SCALE_BITS, TAPS},
     },
 };
@@ -42,10 +42,11 @@ struct Offsets {
 
 impl Proof {
     /// Proves a layer of 3×3 filters, or says what does not hold.
-    pub fn new(spec: &ConvSpec, isa: Isa, bounds: &[i64]) -> Result<Self, String> {
+    pub fn new(spec: &ConvSpec, isa: Isa, dot: Option<Dot>, bounds: &[i64]) -> Result<Self, String> {
         let (lo, hi) = spec.input_range;
         let (lo, hi) = (i64::from(lo), i64::from(hi));
         let offsets = Offsets::new(isa, lo, hi)?;
+        let short = isa == Isa::Avx2 && dot.is_none();
         let s8 = i64::from(i8::MIN)..=i64::from(i8::MAX);
         let steps = winograd::depth(spec.input[3]) / 4;
         let mut sums = Sums::new(steps, [offsets.usual + 2 * (hi - lo), offsets.centre + 4 * hi]);
@@ -59,13 +60,13 @@ impl Proof {
                     "a transformed weight of output channel {channel} is {value}, more than 8 bits"
                 ));
             }
-            if isa == Isa::Avx2 {
+            if short {
                 sums.push(&filters);
             }
         }
-        let period = match isa {
-            Isa::Vnni512 => steps,
-            Isa::Avx2 => sums.period().ok_or("two transformed weights could saturate vpmaddubsw")?,
+        let period = match short {
+            true => sums.period().ok_or("two transformed weights could saturate vpmaddubsw")?,
+            false => steps,
         };
         Ok(Self { offsets, period })
     }

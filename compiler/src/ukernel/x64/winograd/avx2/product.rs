@@ -1,9 +1,10 @@
 //! Products of transformed data and filters in all 16 positions of a group of tiles: `vpmaddubsw` and `vpaddw`, two
 //! instructions for 32 products. Accumulators hold i16 sums of one position, of two neighbouring k each; after
-//! [`Product::period`] steps they are widened and go to memory.
+//! [`Product::period`] steps they are widened and go to memory. With dot products one instruction, and sums of 32 bits from the
+//! beginning.
 use crate::ukernel::{
     winograd::{DATA, Filters, Product},
-    x64::{regs::YMM, row::Asm},
+    x64::{avx2::dot_product, regs::YMM, row::Asm},
 };
 use iced_x86::{
     IcedError,
@@ -76,7 +77,7 @@ impl Kernel<'_> {
         }
     }
 
-    /// Some steps in i16, then to memory: the first sums of a position, or more of them.
+    /// Some steps in registers, then to memory: the first sums of a position, or more of them.
     fn segment(&mut self, steps: usize, first: bool) -> Asm {
         let unroll = match steps {
             0..=UNROLLED => steps,
@@ -84,10 +85,12 @@ impl Kernel<'_> {
         };
         let trips = steps / unroll;
         let mut top = self.asm.create_label();
-        if trips > 1 {
+        if trips > 1 || self.product.dot.is_some() {
             for acc in &YMM[..self.accumulators()] {
                 self.asm.vpxor(*acc, *acc, *acc)?;
             }
+        }
+        if trips > 1 {
             self.asm.mov(r::eax, trips as i32)?;
             self.asm.set_label(&mut top)?;
         }
@@ -102,7 +105,9 @@ impl Kernel<'_> {
         }
         for (i, acc) in YMM[..self.accumulators()].iter().enumerate() {
             let sum = ymmword_ptr(r::rdx + (i * 32) as i32);
-            self.asm.vpmaddwd(*acc, *acc, ymmword_ptr(self.ones))?;
+            if self.product.dot.is_none() {
+                self.asm.vpmaddwd(*acc, *acc, ymmword_ptr(self.ones))?;
+            }
             if !first {
                 self.asm.vpaddd(*acc, *acc, sum)?;
             }
@@ -125,7 +130,9 @@ impl Kernel<'_> {
         for (tile, sums) in accumulators.chunks(vectors).enumerate() {
             self.asm.vpbroadcastd(broadcast, dword_ptr(r::r9 + (tile * pitch + step * 4) as i32))?;
             for (v, (sum, weight)) in sums.iter().zip(weights).enumerate() {
-                if first {
+                if let Some(dot) = self.product.dot {
+                    dot_product(&mut self.asm, dot, [*sum, broadcast, *weight])?;
+                } else if first {
                     self.asm.vpmaddubsw(*sum, broadcast, *weight)?;
                 } else {
                     let t = temporaries[v % temporaries.len()];
