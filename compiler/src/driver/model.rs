@@ -65,8 +65,15 @@ impl Model {
         options: &import::Options,
         on_pass: &mut dyn FnMut(&str, &FloatGraph),
     ) -> Result<Self> {
-        let mut graph = import::load(path, options)?;
-        let sha256 = hash(path).map_err(|e| Error::file(path, "read", &e))?;
+        // Hashing takes as long as importing, and needs nothing of it.
+        let (graph, sha256) = std::thread::scope(|scope| {
+            let hash = scope.spawn(|| hash(path));
+            (import::load(path, options), hash.join())
+        });
+        let mut graph = graph?;
+        let sha256 = sha256
+            .map_err(|_| Error::new(Code::INTERNAL, "hashing the model failed"))?
+            .map_err(|e| Error::file(path, "read", &e))?;
         on_pass("import", &graph);
         pipeline::prepare(&mut graph, on_pass).map_err(|e| Error::internal(&e))?;
         Ok(Self { graph, sha256 })

@@ -1,6 +1,7 @@
 //! Symmetric per-output-channel weight quantization at 2 to 8 bits.
 use crate::calibrate::Moment;
 use goshawk_ir::{Result, bail, ensure};
+use pulp::{Arch, Simd, WithSimd};
 
 /// How the scale of a channel is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +87,12 @@ fn channel_scale(row: &[f32], max: i32, clip: WeightClip, floor: f32, squares: &
     let best = match clip {
         WeightClip::MaxAbs => full,
         WeightClip::Mse => {
+            let arch = Arch::new();
             let scales: Vec<f32> = (0..STEPS).map(|i| full * (1.0 - i as f32 / 100.0)).collect();
             let groups = scales.chunks(TOGETHER).map(|group| {
                 let padded = std::array::from_fn(|i| group[i.min(group.len() - 1)]);
-                errors(row, padded, max, squares).into_iter().zip(padded)
+                let errors = arch.dispatch(Errors { row, squares, scales: padded, max });
+                errors.into_iter().zip(padded)
             });
             groups
                 .flatten()
@@ -105,23 +108,37 @@ const TOGETHER: usize = 8;
 /// x + ROUND − ROUND is x rounded to the nearest integer, ties to even, for |x| ≤ 2²².
 const ROUND: f32 = 12_582_912.0;
 
-/// Σ E\[x²\]·(w − scale·q)² for each scale. In a form that compilers make vectors of.
-fn errors(row: &[f32], scales: [f32; TOGETHER], max: i32, squares: &[f32]) -> [f64; TOGETHER] {
-    let (inverse, max) = (scales.map(|s| 1.0 / s), max as f32);
-    let mut sums = [0.0; TOGETHER];
-    for (w, square) in row.iter().zip(squares) {
-        let mut error = [0.0; TOGETHER];
-        for (i, error) in error.iter_mut().enumerate() {
-            let q = (w * inverse[i] + ROUND) - ROUND;
-            let q = if q > max { max } else { q };
-            let q = if q < -max { -max } else { q };
-            *error = w - scales[i] * q;
+/// Σ E\[x²\]·(w − scale·q)² for each scale, by the widest vectors that the processor has: every sum has its own lane, so that
+/// its value does not depend on them.
+struct Errors<'a> {
+    row: &'a [f32],
+    squares: &'a [f32],
+    scales: [f32; TOGETHER],
+    max: i32,
+}
+
+impl WithSimd for Errors<'_> {
+    type Output = [f64; TOGETHER];
+
+    // In a form that compilers make vectors of.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        let (inverse, max) = (self.scales.map(|s| 1.0 / s), self.max as f32);
+        let mut sums = [0.0; TOGETHER];
+        for (w, square) in self.row.iter().zip(self.squares) {
+            let mut error = [0.0; TOGETHER];
+            for (i, error) in error.iter_mut().enumerate() {
+                let q = (w * inverse[i] + ROUND) - ROUND;
+                let q = if q > max { max } else { q };
+                let q = if q < -max { -max } else { q };
+                *error = w - self.scales[i] * q;
+            }
+            for (sum, error) in sums.iter_mut().zip(error) {
+                *sum += f64::from(error) * f64::from(error) * f64::from(*square);
+            }
         }
-        for (sum, error) in sums.iter_mut().zip(error) {
-            *sum += f64::from(error) * f64::from(error) * f64::from(*square);
-        }
+        sums
     }
-    sums
 }
 
 #[cfg(test)]
