@@ -121,13 +121,28 @@ impl Cell<'_> {
         sums: Vec<Value>,
         mut f: impl FnMut(&mut Fb<'_>, Value, Vec<Value>) -> Vec<Value>,
     ) -> Vec<Value> {
-        let vars: Vec<Value> = std::iter::once(first).chain(sums).collect();
-        let end = b.repeat(self.rows.taps, &vars, |b, v| {
-            let end = b.repeat(self.columns.taps, v, |b, v| {
+        self.fold_rows(b, first, sums, |b, first, sums| {
+            let vars: Vec<Value> = std::iter::once(first).chain(sums).collect();
+            let end = b.repeat(self.columns.taps, &vars, |b, v| {
                 let sums = f(b, v[0], v[1..].to_vec());
                 std::iter::once(b.offset(v[0], self.tap_column)).chain(sums).collect()
             });
-            std::iter::once(b.offset(v[0], self.tap_row)).chain(end[1..].iter().copied()).collect()
+            end[1..].to_vec()
+        })
+    }
+
+    /// Folds `f` over the rows of taps: `f(pointer to the first, sums)`.
+    fn fold_rows(
+        &self,
+        b: &mut Fb<'_>,
+        first: Value,
+        sums: Vec<Value>,
+        mut f: impl FnMut(&mut Fb<'_>, Value, Vec<Value>) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let vars: Vec<Value> = std::iter::once(first).chain(sums).collect();
+        let end = b.repeat(self.rows.taps, &vars, |b, v| {
+            let sums = f(b, v[0], v[1..].to_vec());
+            std::iter::once(b.offset(v[0], self.tap_row)).chain(sums).collect()
         });
         end[1..].to_vec()
     }
@@ -388,6 +403,11 @@ pub(crate) fn max_pool<M: Module>(
     })
 }
 
+/// Groups of eight channels that an average of many cells takes together, so that it reads each line of memory once or twice.
+const GROUPS: usize = 4;
+/// Cells from which on that is worth its code.
+const FEW_TAPS: usize = 25;
+
 /// Average pool: (input, result). One dyadic number for each count of cells.
 pub(crate) fn avg_pool<M: Module>(
     em: &mut Emitter<M>,
@@ -412,26 +432,58 @@ pub(crate) fn avg_pool<M: Module>(
             let start = -i64::from(zero_point) * cell.taps() as i64;
             let bound = cell.taps() as i64 * most;
             let (scheme, lanes) = rescale::prepare(&[(dyadic.mult, dyadic.shift)], &[bound]);
-            let vectors = if scheme == Scheme::Uniform { c / 8 } else { 0 };
-            let end = b.repeat(vectors, &[from, to], |b, v| {
+            // `groups` of eight channels.
+            let some = |b: &mut Fb<'_>, groups: usize, v: &[Value]| {
                 let zero = b.lanes(I32X4, start);
-                let sums = cell.fold(b, v[0], vec![zero, zero], |b, x, sums| {
-                    let x = load8(b, dtype, x, 0);
-                    let (low, high) = (b.ins().swiden_low(x), b.ins().swiden_high(x));
-                    vec![b.ins().iadd(sums[0], low), b.ins().iadd(sums[1], high)]
-                });
-                let zp = b.lanes(I32X4, i64::from(output.zero_point));
-                let values: Vec<Value> = sums
-                    .iter()
-                    .map(|z| {
-                        let v = b.rescale4(*z, lanes[0]);
-                        b.ins().iadd(v, zp)
+                let widen = |b: &mut Fb<'_>, x: &[Value], sums: &[Value]| -> Vec<Value> {
+                    let both = |(x, sums): (&Value, &[Value])| {
+                        let (low, high) = (b.ins().swiden_low(*x), b.ins().swiden_high(*x));
+                        [b.ins().iadd(sums[0], low), b.ins().iadd(sums[1], high)]
+                    };
+                    x.iter().zip(sums.chunks(2)).flat_map(both).collect()
+                };
+                let load = |b: &mut Fb<'_>, x: Value| -> Vec<Value> {
+                    (0..groups).map(|g| load8(b, dtype, x, (8 * g * in_bytes) as i32)).collect()
+                };
+                let sums = if most * cell.columns.taps as i64 <= i64::from(i16::MAX) {
+                    // The sums of a row fit into 16 bits.
+                    cell.fold_rows(b, v[0], vec![zero; 2 * groups], |b, first, sums| {
+                        let none = b.lanes(I16X8, 0);
+                        let vars: Vec<Value> = std::iter::once(first).chain(vec![none; groups]).collect();
+                        let row = b.repeat(cell.columns.taps, &vars, |b, v| {
+                            let x = load(b, v[0]);
+                            let sums = v[1..].iter().zip(x).map(|(sum, x)| b.ins().iadd(*sum, x));
+                            let sums: Vec<Value> = sums.collect();
+                            std::iter::once(b.offset(v[0], cell.tap_column)).chain(sums).collect()
+                        });
+                        widen(b, &row[1..], &sums)
                     })
-                    .collect();
-                let packed = b.narrow(&values, output);
-                b.store_part(packed[0], v[1], 0, 8 * out_bytes);
-                vec![b.offset(v[0], 8 * in_bytes as i64), b.offset(v[1], 8 * out_bytes as i64)]
-            });
+                } else {
+                    cell.fold(b, v[0], vec![zero; 2 * groups], |b, x, sums| {
+                        let x = load(b, x);
+                        widen(b, &x, &sums)
+                    })
+                };
+                let zp = b.lanes(I32X4, i64::from(output.zero_point));
+                for (group, sums) in sums.chunks(2).enumerate() {
+                    let values: Vec<Value> = sums
+                        .iter()
+                        .map(|z| {
+                            let v = b.rescale4(*z, lanes[0]);
+                            b.ins().iadd(v, zp)
+                        })
+                        .collect();
+                    let packed = b.narrow(&values, output);
+                    let to = b.offset(v[1], (8 * group * out_bytes) as i64);
+                    b.store_part(packed[0], to, 0, 8 * out_bytes);
+                }
+                let channels = 8 * groups as i64;
+                vec![b.offset(v[0], channels * in_bytes as i64), b.offset(v[1], channels * out_bytes as i64)]
+            };
+            let vectors = if scheme == Scheme::Uniform { c / 8 } else { 0 };
+            let many = if cell.taps() > FEW_TAPS { vectors / GROUPS } else { 0 };
+            let end = b.repeat(many, &[from, to], |b, v| some(b, GROUPS, v));
+            let end = b.repeat(vectors - many * GROUPS, &end, |b, v| some(b, 1, v));
             b.repeat(c - 8 * vectors, &end, |b, v| {
                 let zero = b.int(I32, start);
                 let sums = cell.fold(b, v[0], vec![zero], |b, x, sums| {
