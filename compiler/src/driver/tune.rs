@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(cache.tuning().choice("vnni512 conv"), Some(TALL));
         assert_eq!(cache.tuning().choice("vnni512 other"), None);
         let reason = |text: &str| Cache::parse(text).expect_err("refused").to_string();
-        assert!(reason(&text.replace("tuning 1", "tuning 0")).contains("format"));
+        assert!(reason(&text.replace("tuning 2", "tuning 1")).contains("format"));
         assert!(reason(&text.replace("\"vectors\":2", "\"vectors\":0")).contains("empty tiles"));
         assert!(reason(&text[1..]).contains("damaged"));
         let other = text.replace(env!("CARGO_PKG_VERSION"), "0.0.0");

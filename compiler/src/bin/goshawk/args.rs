@@ -345,7 +345,7 @@ fn affine(text: &str) -> std::result::Result<Affine, String> {
 }
 
 /// Candidate widths of allocations, and so of the cost tables that they read.
-pub const WIDTHS: &str = "w8a8,w8a6,w4a8,w4a6,w4a4";
+pub const WIDTHS: &str = "w8a8,w8a6,w6a7,w4a8,w4a6,w4a4";
 
 /// One pair of widths, `w4a8`.
 pub fn widths(text: &str) -> std::result::Result<LayerBits, String> {
