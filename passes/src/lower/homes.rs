@@ -4,6 +4,10 @@
 //! branches of a Concat join its home where that costs nothing (a branch that nobody else reads) or little (the common
 //! range is at most twice as wide as the branch's own: one bit); other branches are rescaled at the Concat.
 //!
+//! The operands of a sum on the 16-bit grid join the home of its result, so that adding needs no rescaling and rounds
+//! nothing. Whole residual stages become one home, as far as the common range stays within [`SHARED`] times that of each
+//! value that others read too; other operands are rescaled at the sum.
+//!
 //! What the readers ask then decides the element type: the 16-bit grid where a sum reads and `residual_bits` is 16
 //! (HAWQ-V3 §3: residual additions on a 16-bit grid, rescaled once for the convolutions behind) or where a network
 //! output asks for it; the layers' own width where only layers read; 8 bits otherwise. Readers that want less than the
@@ -13,8 +17,15 @@ use super::{
     reads::{Read, read},
 };
 use crate::{bits::LayerBits, quantize};
-use goshawk_ir::{DType, FloatGraph, FloatOp, IrError, NodeId, QParams, Result};
+use goshawk_ir::{
+    DType, FloatGraph, FloatOp, IrError, NodeId, QParams, Result,
+    op::float::{Binary, BinaryFn},
+};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How many times as wide as its own the range may be for which a value on the 16-bit grid is quantized: of its 13 bits
+/// inside the range ten remain, two more than layers read.
+const SHARED: f32 = 8.0;
 
 /// Element type and quantizer of a value.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +57,8 @@ struct Group {
     /// Widest and narrowest request of layers.
     layer: Option<(u8, u8)>,
     branches: usize,
+    /// Largest |value| for which a 16-bit grid may be made that still suits all values.
+    reach: f32,
 }
 
 impl Group {
@@ -77,6 +90,7 @@ impl Group {
             (a, b) => a.or(b),
         };
         self.branches += other.branches;
+        self.reach = self.reach.min(other.reach);
     }
 }
 
@@ -89,6 +103,31 @@ fn union(a: Option<(f32, f32)>, b: Option<(f32, f32)>) -> Option<(f32, f32)> {
 
 fn width((min, max): (f32, f32)) -> f32 {
     max.max(0.0) - min.min(0.0)
+}
+
+/// Largest |value|, on which the 16-bit grid depends.
+fn reach((min, max): (f32, f32)) -> f32 {
+    max.max(-min).max(quantize::activation::MIN_WIDTH)
+}
+
+/// [`Group::reach`] of one value: a network output keeps its own grid, and what only a sum reads need not be finer than
+/// the sum. A range that is missing or unusable must be reported, so it is never joined with a better one.
+fn shared_reach(graph: &FloatGraph, id: NodeId, range: Option<(f32, f32)>) -> f32 {
+    let Some(own) = range.filter(|(min, max)| min <= max).map(reach).filter(|reach| reach.is_finite()) else {
+        return 0.0;
+    };
+    match graph.only_user(id) {
+        Some(user) if is_sum(graph, user) => f32::MAX,
+        _ if graph.is_output(id) => own,
+        _ => SHARED * own,
+    }
+}
+
+/// Whether the node adds or subtracts two computed tensors.
+fn is_sum(graph: &FloatGraph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    matches!(node.op, FloatOp::Binary(Binary { function: BinaryFn::Add | BinaryFn::Sub, .. }))
+        && node.operands().iter().all(|o| graph.constant(*o).is_none())
 }
 
 /// Union-find over values.
@@ -149,6 +188,16 @@ impl Groups<'_> {
         };
         same_type && narrow_enough
     }
+
+    /// Whether an operand of a sum may join the home of its result: both have the 16-bit grid already.
+    fn may_share(&mut self, operand: NodeId, sum: NodeId) -> bool {
+        let options = self.options;
+        let (x, s) = (self.group(operand).clone(), self.group(sum).clone());
+        let both = |f: &dyn Fn(&Group) -> bool| f(&x) && f(&s);
+        options.residual_bits == 16
+            && both(&|g| g.fixed.is_none() && g.wide(options))
+            && union(x.range, s.range).is_some_and(|range| reach(range) <= x.reach.min(s.reach))
+    }
 }
 
 /// Builds the groups of values that share a quantizer by necessity, with everything that readers ask.
@@ -172,6 +221,7 @@ fn required<'a>(
             }
             op => group.bytes = op == &FloatOp::Input || layers::needs_bytes(op),
         }
+        group.reach = shared_reach(graph, *id, group.range);
         groups.groups.insert(*id, group);
     }
     for id in &values {
@@ -234,6 +284,14 @@ pub fn assign(
                 groups.merge(branch, *id);
             } else {
                 groups.group(branch).other = true;
+            }
+        }
+    }
+    // Behind the Concats, which decide what else reads a value.
+    for id in values.iter().filter(|id| is_sum(graph, **id)) {
+        for operand in graph.node(*id).operands() {
+            if groups.may_share(*operand, *id) {
+                groups.merge(*operand, *id);
             }
         }
     }

@@ -7,7 +7,11 @@ use goshawk_ir::{
         window::ConvWindow,
     },
 };
-use goshawk_passes::lower::Options;
+use goshawk_passes::{
+    bits::BitPlan,
+    calibrate::Ranges,
+    lower::{Options, lower},
+};
 
 fn binary(net: &mut Net, function: BinaryFn, clamp: Option<Clamp>, a: NodeId, b: NodeId) -> NodeId {
     net.add(FloatOp::Binary(Binary { function, clamp }), &[a, b])
@@ -48,6 +52,90 @@ fn residual_network() {
         g.ids().filter(|i| matches!(g.node(*i).op, IntOp::Add(_))).map(|i| g.ty(i).dtype).collect();
     assert_eq!(sums, [DType::I16, DType::U8]);
     assert_eq!(count(&g, |op| matches!(op, IntOp::Requant(_))), 2);
+    // The second sum's operands are on the first one's grid, its result is not.
+    assert_eq!(unit_scales(&g), [[true; 2], [false; 2]]);
+}
+
+/// Whether the operands of each sum are added as they are.
+fn unit_scales(g: &IntGraph) -> Vec<[bool; 2]> {
+    let sum = |id: NodeId| match &g.node(id).op {
+        IntOp::Add(add) => Some([add.a, add.b].map(|d| d.value() == 1.0)),
+        _ => None,
+    };
+    g.ids().filter_map(sum).collect()
+}
+
+/// Sums and differences in a chain, each of the one before it and a convolution of that, `factors` times as large. The
+/// last one is read by a convolution only and thus in bytes.
+fn chain(factors: &[f32]) -> Net {
+    let mut net = Net::new(11);
+    let x = net.input(&[1, 3, 6, 6]);
+    let mut x = net.conv(x, 8, 1, Some(Clamp::RELU));
+    for (i, factor) in factors.iter().enumerate() {
+        let y = net.conv(x, 8, 1, None);
+        let scale = net.constant(&[1], &[*factor]);
+        let y = binary(&mut net, BinaryFn::Mul, None, y, scale);
+        x = binary(&mut net, [BinaryFn::Add, BinaryFn::Sub][i % 2], Some(Clamp::RELU), x, y);
+    }
+    let y = net.conv(x, 4, 1, None);
+    net.output(y);
+    net
+}
+
+#[test]
+fn a_residual_stage_has_one_grid() {
+    let g = expect_sqnr(&mut chain(&[0.5; 4]), "w8a8", 28.0);
+    assert_eq!(unit_scales(&g), [[true; 2], [true; 2], [true; 2], [false; 2]]);
+    let scales: Vec<f32> = g
+        .ids()
+        .filter(|id| g.ty(*id).dtype == DType::I16 && !g.is_output(*id))
+        .filter_map(|id| g.ty(id).quant.as_ref()?.tensor_scale().ok())
+        .collect();
+    // The first convolution, three times what is added and the sum; the last sum's operand has its own.
+    assert!(scales.len() == 8 && scales[..7].iter().all(|s| *s == scales[0]), "{scales:?}");
+}
+
+#[test]
+fn a_stream_that_others_read_keeps_ten_bits() {
+    // The middle sum is much larger than what it adds up, which a convolution reads too; what only it reads is not.
+    let g = expect_sqnr(&mut chain(&[0.5, 30.0, 0.5, 0.5]), "w8a8", 28.0);
+    assert_eq!(unit_scales(&g), [[true; 2], [false, true], [true; 2], [false; 2]]);
+    // A difference much smaller than its operands is as fine as before.
+    let mut net = Net::new(12);
+    let x = net.input(&[1, 3, 6, 6]);
+    let x = net.conv(x, 8, 1, None);
+    let y = net.unary(x, &[UnaryFn::Affine(1.01, 0.0)]);
+    let d = binary(&mut net, BinaryFn::Sub, None, x, y);
+    let z = net.conv(d, 4, 1, None);
+    let s = binary(&mut net, BinaryFn::Add, None, d, d);
+    net.output(z);
+    net.output(s);
+    let (g, _) = lowered(&mut net, "w8a8", &Options::default());
+    assert_eq!(unit_scales(&g), [[false; 2], [true; 2]]);
+}
+
+#[test]
+fn network_outputs_keep_their_own_grid() {
+    let mut net = Net::new(13);
+    let x = net.input(&[1, 3, 6, 6]);
+    let x = net.conv(x, 8, 1, None);
+    let y = net.conv(x, 8, 1, None);
+    let s = binary(&mut net, BinaryFn::Add, None, x, y);
+    net.output(x);
+    net.output(s);
+    let own = |net: &mut Net, ranges: [f32; 3]| {
+        let mut map: std::collections::BTreeMap<String, (f32, f32)> = Default::default();
+        map.extend(net.graph.ids().map(|id| (net.graph.node(id).name.clone(), (-1.0, 1.0))));
+        map.extend(
+            [x, y, s].map(|id| net.graph.node(id).name.clone()).into_iter().zip(ranges.map(|r| (-r, r))),
+        );
+        let ranges = Ranges { map, ..Ranges::default() };
+        let g = lower(&net.graph, &ranges, &BitPlan::uniform("w8a8").unwrap(), &Options::default()).unwrap();
+        unit_scales(&g)
+    };
+    assert_eq!(own(&mut net, [1.0, 1.0, 1.0]), [[true; 2]]);
+    assert_eq!(own(&mut net, [1.0, 0.5, 2.0]), [[false, true]]);
+    assert_eq!(own(&mut net, [1.0, 2.0, 1.0]), [[true, false]]);
 }
 
 #[test]
