@@ -29,22 +29,33 @@ fn random_join(r: &mut Random, tile: &mut Tile) -> (Constants, Vec<i32>) {
     let residual = r.pick(&[Grid::U8, Grid::I16]);
     let mut dyadic = |least: f64| Dyadic::from_f64(least * (1.0 + r.unit())).expect("in range").shortened();
     let scales = [dyadic(0.3), dyadic(if residual == Grid::U8 { 20.0 } else { 0.4 }), dyadic(0.004)];
+    let one = Dyadic::from_f64(1.0).expect("in range");
+    let [own, other] = [0, 1].map(|i| if r.below(2) == 0 { one } else { scales[i] });
     let residual_zero_point = if residual == Grid::U8 { r.pick(&[0, 3, 128, 255]) } else { 0 };
     let second = (tile.grid == Grid::I16 && r.below(3) > 0).then(|| {
         let zero_point = r.pick(&[0, 128]);
         let clamp = r.pick(&[(0, 255), (0, 15), (zero_point, 255)]);
-        (Second { stride: tile.columns + r.pick(&[0, 5]), clamp }, zero_point)
+        // A bound of the sum beyond which the second result does not change need not be kept for it.
+        let at = |bound: i32| scales[2].apply(bound) + i64::from(zero_point);
+        let (least, most) = (at(tile.clamp.0), at(tile.clamp.1));
+        let mut needed = |changes: bool| changes || r.below(4) == 0;
+        let clamps_sum = (needed(least > i64::from(clamp.0)), needed(most < i64::from(clamp.1)));
+        (Second { stride: tile.columns + r.pick(&[0, 5]), clamp, clamps_sum }, zero_point)
     });
+    // Bounds of the convolution's result; what is outside of the last ones never occurs.
+    let bounds = r.pick(&[(-32767, 32767), (-120, 135), (0, 9000), (-(1 << 20), 1 << 20)]);
     tile.join = Some(Join {
         residual,
         stride: tile.columns * residual.bytes() + r.pick(&[0, 7]),
-        clamps: true,
+        clamps: bounds.1 < 1 << 20,
+        own_unit: own == one,
+        residual_unit: other == one && residual_zero_point == 0,
         second: second.map(|(s, _)| s),
     });
     let constants = Constants {
-        own: scales[0],
-        bounds: r.pick(&[(-32767, 32767), (-120, 135), (0, 9000)]),
-        residual: scales[1],
+        own,
+        bounds,
+        residual: other,
         residual_zero_point,
         clamp: tile.clamp,
         second: second.map(|(_, zero_point)| (scales[2], zero_point)),
@@ -213,7 +224,7 @@ fn check_case(case: &Case, place: fn(&[u8]) -> Guarded, [want, want_second]: &[V
     let mut out = place(&vec![0xA5; want.len()]);
     let (a, w) = (place(&case.activations), place(&packed));
     if let (Some((constants, residual)), Some(join)) = (&case.joined, &t.join) {
-        epilogue.extend(constants.bytes());
+        epilogue.extend(constants.bytes(join));
         let e = place(&epilogue);
         let x = place(&laid_out(t, join.residual, join.stride, residual));
         let want = join.second.map(|s| laid_out(t, Grid::U8, s.stride, want_second)).unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::{
         join::{Constants, Join as TileJoin, Second},
     },
 };
-use goshawk_ir::{IntGraph, IntOp, NodeId, TensorType, op::int::Add};
+use goshawk_ir::{Dyadic, IntGraph, IntOp, NodeId, TensorType, op::int::Add};
 use goshawk_passes::memory::Join;
 use std::collections::BTreeMap;
 
@@ -53,16 +53,27 @@ pub(super) fn joined(graph: &IntGraph, join: &Join, spec: &ConvSpec) -> Option<t
     };
     let grid = edge::grid(sum.dtype)?;
     map(Formula::Add(own, other), &[conv, residual], grid, add.zero_point, (add.lo, add.hi))?;
+    let bounds = (spec.output.lo - spec.output.zero_point, spec.output.hi - spec.output.zero_point);
+    let mut constants = Constants {
+        own,
+        bounds,
+        residual: other,
+        residual_zero_point: residual.zero_point(),
+        clamp: (add.lo, add.hi),
+        second: None,
+    };
+    let residual_grid = edge::grid(residual.dtype)?;
     let second = match join.requant.map(|id| (&graph.node(id).op, graph.ty(id))) {
         Some((IntOp::Requant(a), ty)) => {
             let r = &a.requant;
             map(Formula::Requant(r.dyadic(0)), &[sum], Grid::U8, r.zero_point, (r.lo, r.hi))?;
-            let stride = ty.dtype.bytes(spec.channels);
-            Some((Second { stride, clamp: (r.lo, r.hi) }, (r.dyadic(0), r.zero_point)))
+            constants.second = Some((r.dyadic(0), r.zero_point));
+            let clamp = (r.lo, r.hi);
+            let clamps_sum = clamps_sum(&constants, residual_grid, clamp);
+            Some(Second { stride: ty.dtype.bytes(spec.channels), clamp, clamps_sum })
         }
         _ => None,
     };
-    let bounds = (spec.output.lo - spec.output.zero_point, spec.output.hi - spec.output.zero_point);
     let largest = (0..spec.channels).map(|c| {
         let dyadic = spec.requant.dyadic(c);
         ((i128::from(spec.bound(c)) * i128::from(dyadic.mult)) >> dyadic.shift) + 1
@@ -71,20 +82,33 @@ pub(super) fn joined(graph: &IntGraph, join: &Join, spec: &ConvSpec) -> Option<t
     Some(tiles::Joined {
         output: Output { dtype: sum.dtype, zero_point: add.zero_point, lo: add.lo, hi: add.hi },
         join: TileJoin {
-            residual: edge::grid(residual.dtype)?,
+            residual: residual_grid,
             stride: residual.dtype.bytes(spec.channels),
             clamps,
-            second: second.map(|(second, _)| second),
+            own_unit: own.value() == 1.0,
+            residual_unit: other.value() == 1.0 && residual.zero_point() == 0,
+            second,
         },
-        constants: Constants {
-            own,
-            bounds,
-            residual: other,
-            residual_zero_point: residual.zero_point(),
-            clamp: (add.lo, add.hi),
-            second: second.map(|(_, constants)| constants),
-        },
+        constants,
     })
+}
+
+/// Whether the sum must be clamped below and above before it becomes the second result, clamped to `(lo, hi)`. Rescaling
+/// rises with the sum, as long as the magic number holds it, so it need not where already the bound is rescaled to the
+/// end of that clamp or beyond.
+fn clamps_sum(constants: &Constants, residual: Grid, (lo, hi): (i32, i32)) -> (bool, bool) {
+    let Some((dyadic, zero_point)) = constants.second else { return (true, true) };
+    let most = match residual {
+        Grid::U8 => 255,
+        Grid::I16 => 1 << 15,
+    };
+    let size = |d: Dyadic, most: i32| d.value() * f64::from(most) + 1.0;
+    let own = constants.bounds.0.abs().max(constants.bounds.1.abs());
+    let largest = size(constants.own, own) + size(constants.residual, most);
+    let held = largest * dyadic.value() < f64::from(1 << 21);
+    let at = |bound: i32| dyadic.apply(bound) + i64::from(zero_point);
+    let (least, most) = (at(constants.clamp.0), at(constants.clamp.1));
+    (!held || least > i64::from(lo), !held || most < i64::from(hi))
 }
 
 /// Whether the nodes have the form of a join and tiles of every level can do it.

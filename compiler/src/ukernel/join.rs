@@ -3,7 +3,9 @@
 //! stays in registers.
 //!
 //! All steps are the fused multiply-adds of [`super::edge::Map`], whose proofs hold here too: MAGIC + n is f32 arithmetic on
-//! integers, so n̂ = (MAGIC + n) − MAGIC is exact, and MAGIC + a less MAGIC − b leaves a + b in the low bits.
+//! integers, so n̂ = (MAGIC + n) − MAGIC is exact, and MAGIC + a less MAGIC − b leaves a + b in the low bits. What needs no
+//! rescaling is added as it is, to the bits of MAGIC + a: these are the bits of MAGIC + a + b, whose order as floats is
+//! that of the sums, so that they are clamped as floats, on more ports than integers.
 use super::{Grid, rescale::MAGIC};
 use goshawk_ir::Dyadic;
 
@@ -16,6 +18,10 @@ pub struct Join {
     pub stride: usize,
     /// Whether the convolution's result must be clamped: nothing proves that it stays inside its bounds.
     pub clamps: bool,
+    /// Whether the convolution's result is added as it is: it is rescaled by 1.
+    pub own_unit: bool,
+    /// Whether the residual is: it is rescaled by 1, and its zero point is 0.
+    pub residual_unit: bool,
     /// The sum's second result, as u8; the first is then i16.
     pub second: Option<Second>,
 }
@@ -27,6 +33,9 @@ pub struct Second {
     pub stride: usize,
     /// Its clamp.
     pub clamp: (i32, i32),
+    /// Whether the sum must be clamped below and above before it is rescaled: nothing proves that the second result's
+    /// own clamp does as much.
+    pub clamps_sum: (bool, bool),
 }
 
 /// Constants of a layer, behind the vectors' epilogue blocks.
@@ -59,18 +68,21 @@ pub(super) const SECOND_MAGIC: usize = 256;
 pub(super) const MAGIC_BITS: usize = 288;
 
 impl Constants {
-    /// As the kernels read them.
-    pub fn bytes(&self) -> Vec<u8> {
+    /// As the kernels of that join read them.
+    pub fn bytes(&self, join: &Join) -> Vec<u8> {
         let float = |v: f32| v.to_bits();
+        // Bounds are those of what is in the registers.
+        let own = |v: i32| if join.own_unit { MAGIC + v as f32 } else { v as f32 };
+        let sum = |v: i32| if join.residual_unit { (MAGIC + v as f32).to_bits() } else { v as u32 };
         let (second, zero_point) = self.second.map_or((0.0, 0), |(d, z)| (d.value() as f32, z));
         [
             float(self.own.value() as f32),
-            float(self.bounds.0 as f32),
-            float(self.bounds.1 as f32),
+            float(own(self.bounds.0)),
+            float(own(self.bounds.1)),
             float(self.residual.value() as f32),
             float(self.residual_zero_point as f32),
-            self.clamp.0 as u32,
-            self.clamp.1 as u32,
+            sum(self.clamp.0),
+            sum(self.clamp.1),
             float(second),
             float(MAGIC + zero_point as f32),
             float(MAGIC),

@@ -74,6 +74,9 @@ struct Constants {
     order: CodeLabel,
     lo: CodeLabel,
     hi: CodeLabel,
+    /// Bounds of the sum that is stored before the last results.
+    sum_lo: CodeLabel,
+    sum_hi: CodeLabel,
     /// 1.5·2²³ + zero point, and 1.5·2²³; f32.
     magic: CodeLabel,
     magic_bits: CodeLabel,
@@ -110,6 +113,8 @@ impl<'a> Kernel<'a> {
             order: label(),
             lo: label(),
             hi: label(),
+            sum_lo: label(),
+            sum_hi: label(),
             magic: label(),
             magic_bits: label(),
             zero_point: label(),
@@ -377,33 +382,57 @@ impl<'a> Kernel<'a> {
         ymmword_ptr(r::rcx + (blocks + offset) as i32)
     }
 
-    /// acc ← rescale(n̂) + rescale(residual's x̂) + zero point, where n is the convolution's result.
+    /// acc ← rescale(n̂) + rescale(residual's x̂) + zero point, where n is the convolution's result, clamped if the second
+    /// result needs it.
     fn add_residual(&mut self, join: &Join) -> Asm {
         let total = self.accumulators();
         let (magic, x) = (YMM[total], total + 1);
         let constant = |at: usize| self.join_constant(at);
         let (own, lo, hi) = (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
         let (scale, zero) = (constant(join::RESIDUAL_SCALE), constant(join::RESIDUAL_ZERO));
+        let (least, most, bits) = (constant(join::LO), constant(join::HI), constant(join::MAGIC_BITS));
+        let (clamps_below, clamps_above) = join.second.map_or((false, false), |s| s.clamps_sum);
         self.asm.vmovups(magic, constant(join::MAGIC_BITS))?;
         for row in 0..self.tile.rows {
             for v in 0..self.tile.vectors {
                 let (acc, rescale) = (self.acc(row, v), self.epilogue(v, 32));
                 self.asm.vcvtdq2ps(acc, acc)?;
                 self.asm.vfmadd132ps(acc, magic, rescale)?;
-                self.asm.vsubps(acc, acc, magic)?;
+                if !join.own_unit {
+                    self.asm.vsubps(acc, acc, magic)?;
+                }
                 if join.clamps {
                     self.asm.vmaxps(acc, acc, lo)?;
                     self.asm.vminps(acc, acc, hi)?;
                 }
-                self.asm.vfmadd132ps(acc, magic, own)?;
+                if !join.own_unit {
+                    self.asm.vfmadd132ps(acc, magic, own)?;
+                }
                 self.residual(join, x, row, v)?;
                 let x = YMM[x];
+                if join.residual_unit {
+                    self.asm.vpaddd(acc, acc, x)?;
+                    if clamps_below {
+                        self.asm.vmaxps(acc, acc, least)?;
+                    }
+                    if clamps_above {
+                        self.asm.vminps(acc, acc, most)?;
+                    }
+                    self.asm.vpsubd(acc, acc, bits)?;
+                    continue;
+                }
                 self.asm.vcvtdq2ps(x, x)?;
                 if join.residual == Grid::U8 {
                     self.asm.vsubps(x, x, zero)?;
                 }
                 self.asm.vfnmadd132ps(x, magic, scale)?;
                 self.asm.vpsubd(acc, acc, x)?;
+                if clamps_below {
+                    self.asm.vpmaxsd(acc, acc, least)?;
+                }
+                if clamps_above {
+                    self.asm.vpminsd(acc, acc, most)?;
+                }
             }
         }
         if self.tile.zero_point != 0 {
@@ -442,19 +471,21 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// Clamps and stores the sums as i16, and rescales them to the second result.
+    /// Stores the sums as i16, clamped, and rescales them to the second result.
     fn store_sum(&mut self, out: Stored) -> Asm {
         let total = self.accumulators();
-        let [lo, hi, scale, bits, second] =
-            [join::LO, join::HI, join::SECOND_SCALE, join::MAGIC_BITS, join::SECOND_MAGIC]
-                .map(|at| self.join_constant(at));
-        for i in 0..total {
-            self.asm.vpmaxsd(YMM[i], YMM[i], lo)?;
-            self.asm.vpminsd(YMM[i], YMM[i], hi)?;
-        }
+        let [scale, bits, second] =
+            [join::SECOND_SCALE, join::MAGIC_BITS, join::SECOND_MAGIC].map(|at| self.join_constant(at));
         for first in (0..total).step_by(2) {
             let packed = YMM[total];
             self.asm.vpackssdw(packed, YMM[first], YMM[(first + 1).min(total - 1)])?;
+            // Packing saturates already.
+            if out.clamp.0 > i32::from(i16::MIN) {
+                self.asm.vpmaxsw(packed, packed, ymmword_ptr(self.c.sum_lo))?;
+            }
+            if out.clamp.1 < i32::from(i16::MAX) {
+                self.asm.vpminsw(packed, packed, ymmword_ptr(self.c.sum_hi))?;
+            }
             self.asm.vpermq(packed, packed, 0b11_01_10_00)?;
             self.store_pieces(out, first..total.min(first + 2), total)?;
         }
@@ -622,6 +653,13 @@ impl<'a> Kernel<'a> {
         ] {
             self.asm.set_label(label)?;
             self.asm.db(&bytes)?;
+        }
+        if grid != self.tile.grid {
+            let (lo, hi) = self.tile.clamp;
+            for (label, bound) in [(&mut c.sum_lo, lo), (&mut c.sum_hi, hi)] {
+                self.asm.set_label(label)?;
+                self.asm.db(&words(bound))?;
+            }
         }
         Ok(())
     }

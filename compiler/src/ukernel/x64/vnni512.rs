@@ -15,6 +15,7 @@ use iced_x86::{
         dword_ptr, qword_ptr, registers as r, word_ptr, xmmword_ptr, ymmword_ptr, zmmword_ptr,
     },
 };
+use std::ops::Range;
 
 type Asm = Result<(), IcedError>;
 
@@ -66,6 +67,9 @@ pub(super) struct Kernel<'a> {
     pub asm: CodeAssembler,
     pub tile: &'a Tile,
     permutation: CodeLabel,
+    /// That of i16 where the last results are u8: for the sum that is stored before them, with its bounds.
+    pairs: CodeLabel,
+    sum_bounds: [CodeLabel; 2],
     /// 1.5·2²³ + zero point, f32.
     magic: CodeLabel,
     /// Zero point, lower and upper bound.
@@ -75,9 +79,10 @@ pub(super) struct Kernel<'a> {
 impl<'a> Kernel<'a> {
     pub fn new(tile: &'a Tile) -> Result<Self, IcedError> {
         let mut asm = CodeAssembler::new(64)?;
-        let (permutation, magic) = (asm.create_label(), asm.create_label());
-        let bounds = [asm.create_label(), asm.create_label(), asm.create_label()];
-        Ok(Self { asm, tile, permutation, magic, bounds })
+        let mut label = || asm.create_label();
+        let (permutation, pairs, magic) = (label(), label(), label());
+        let (bounds, sum_bounds) = ([label(), label(), label()], [label(), label()]);
+        Ok(Self { asm, tile, permutation, pairs, sum_bounds, magic, bounds })
     }
 
     fn accumulators(&self) -> usize {
@@ -247,7 +252,7 @@ impl<'a> Kernel<'a> {
             (_, Some(join)) => {
                 self.add_residual(join)?;
                 if let Some(second) = join.second {
-                    self.store_sum()?;
+                    self.store_sum(Stored { adds_zero_point: false, ..out })?;
                     self.asm.mov(r::rdx, qword_ptr(r::rsp + 8))?;
                     out = Stored {
                         stride: second.stride,
@@ -293,24 +298,30 @@ impl<'a> Kernel<'a> {
         r::rcx + (blocks + offset) as i32
     }
 
-    /// acc ← rescale(n̂) + rescale(residual's x̂), where n is the convolution's result.
+    /// acc ← rescale(n̂) + rescale(residual's x̂), where n is the convolution's result, clamped if the second result needs it.
     fn add_residual(&mut self, join: &Join) -> Asm {
         let [magic, x, ..] = *self.free() else { return Ok(()) };
         let constant = |at: usize| self.join_constant(at);
         let (own, lo, hi) = (constant(join::OWN_SCALE), constant(join::OWN_LO), constant(join::OWN_HI));
         let (scale, zero) = (constant(join::RESIDUAL_SCALE), constant(join::RESIDUAL_ZERO));
+        let (least, most, bits) = (constant(join::LO), constant(join::HI), constant(join::MAGIC_BITS));
+        let (clamps_below, clamps_above) = join.second.map_or((false, false), |s| s.clamps_sum);
         self.asm.vbroadcastss(magic, self.join_scalar(join::MAGIC_BITS))?;
         for row in self.rows() {
             for v in 0..self.tile.vectors {
                 let (acc, rescale) = (self.acc(row, v), self.epilogue(v, 64));
                 self.asm.vcvtdq2ps(acc, acc)?;
                 self.asm.vfmadd132ps(acc, magic, rescale)?;
-                self.asm.vsubps(acc, acc, magic)?;
+                if !join.own_unit {
+                    self.asm.vsubps(acc, acc, magic)?;
+                }
                 if join.clamps {
                     self.asm.vmaxps(acc, acc, lo)?;
                     self.asm.vminps(acc, acc, hi)?;
                 }
-                self.asm.vfmadd132ps(acc, magic, own)?;
+                if !join.own_unit {
+                    self.asm.vfmadd132ps(acc, magic, own)?;
+                }
                 let lanes = self.tile.columns.saturating_sub(v * 16).min(16);
                 let at =
                     r::r11 + (self.tile.result(row) * join.stride + v * 16 * join.residual.bytes()) as i32;
@@ -319,12 +330,29 @@ impl<'a> Kernel<'a> {
                     Grid::U8 => self.asm.vpmovzxbd(to, xmmword_ptr(at))?,
                     Grid::I16 => self.asm.vpmovsxwd(to, ymmword_ptr(at))?,
                 }
+                if join.residual_unit {
+                    self.asm.vpaddd(acc, acc, x)?;
+                    if clamps_below {
+                        self.asm.vmaxps(acc, acc, least)?;
+                    }
+                    if clamps_above {
+                        self.asm.vminps(acc, acc, most)?;
+                    }
+                    self.asm.vpsubd(acc, acc, bits)?;
+                    continue;
+                }
                 self.asm.vcvtdq2ps(x, x)?;
                 if join.residual == Grid::U8 {
                     self.asm.vsubps(x, x, zero)?;
                 }
                 self.asm.vfnmadd132ps(x, magic, scale)?;
                 self.asm.vpsubd(acc, acc, x)?;
+                if clamps_below {
+                    self.asm.vpmaxsd(acc, acc, least)?;
+                }
+                if clamps_above {
+                    self.asm.vpminsd(acc, acc, most)?;
+                }
             }
         }
         Ok(())
@@ -337,30 +365,31 @@ impl<'a> Kernel<'a> {
         Ok(x.k1().z())
     }
 
-    /// Clamps and stores the sums as i16, and rescales them to the second result.
-    fn store_sum(&mut self) -> Asm {
-        let [magic, ..] = *self.free() else { return Ok(()) };
+    /// Stores the sums as i16, clamped, and rescales them to the second result.
+    fn store_sum(&mut self, out: Stored) -> Asm {
+        let [permutation, packed, lo, hi, ..] = *self.free() else { return Ok(()) };
+        self.asm.vmovdqu32(permutation, zmmword_ptr(self.pairs))?;
+        for (register, label) in [lo, hi].iter().zip(self.sum_bounds) {
+            self.asm.vpbroadcastw(*register, word_ptr(label))?;
+        }
+        let total = self.accumulators();
+        for first in (0..total).step_by(2) {
+            self.asm.vpackssdw(packed, ZMM[first], ZMM[(first + 1).min(total - 1)])?;
+            self.clamp(out, packed, lo, hi)?;
+            self.asm.vpermq(packed, permutation, packed)?;
+            // Pieces leave in order, so that the last one may replace the register.
+            let register = total + 1;
+            self.store_groups(out, first..total.min(first + 2), [register, register], 32)?;
+        }
+        let magic = permutation;
         let constant = |at: usize| self.join_constant(at);
-        let (lo, hi) = (constant(join::LO), constant(join::HI));
         let (scale, bits) = (constant(join::SECOND_SCALE), constant(join::MAGIC_BITS));
         self.asm.vbroadcastss(magic, self.join_scalar(join::SECOND_MAGIC))?;
-        for row in self.rows() {
-            for v in 0..self.tile.vectors {
-                let acc = self.acc(row, v);
-                self.asm.vpmaxsd(acc, acc, lo)?;
-                self.asm.vpminsd(acc, acc, hi)?;
-                let lanes = self.tile.columns.saturating_sub(v * 16).min(16);
-                let at = ymmword_ptr(r::rdx + (self.tile.result(row) * self.tile.out_stride + v * 32) as i32);
-                if lanes < 16 {
-                    self.partial(lanes, acc)?;
-                    self.asm.vpmovsdw(at.k1(), acc)?;
-                } else {
-                    self.asm.vpmovsdw(at, acc)?;
-                }
-                self.asm.vcvtdq2ps(acc, acc)?;
-                self.asm.vfmadd132ps(acc, magic, scale)?;
-                self.asm.vpsubd(acc, acc, bits)?;
-            }
+        for i in 0..total {
+            let acc = ZMM[i];
+            self.asm.vcvtdq2ps(acc, acc)?;
+            self.asm.vfmadd132ps(acc, magic, scale)?;
+            self.asm.vpsubd(acc, acc, bits)?;
         }
         Ok(())
     }
@@ -430,7 +459,7 @@ impl<'a> Kernel<'a> {
             let last = x(halves[halves.len() - 1]);
             self.asm.vpackuswb(x(0), x(0), last)?;
             self.asm.vpermd(x(0), permutation, x(0))?;
-            self.store_groups(out, first, total.min(first + 4), 16)?;
+            self.store_groups(out, first..total.min(first + 4), [first, first + 1], 16)?;
         }
         Ok(())
     }
@@ -444,7 +473,7 @@ impl<'a> Kernel<'a> {
             self.asm.vpackssdw(x(0), x(0), x(1))?;
             self.clamp(out, x(0), lo, hi)?;
             self.asm.vpermq(x(0), permutation, x(0))?;
-            self.store_groups(out, first, total.min(first + 2), 32)?;
+            self.store_groups(out, first..total.min(first + 2), [first, first + 1], 32)?;
         }
         Ok(())
     }
@@ -460,10 +489,11 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    /// Stores the `piece`-byte results of accumulators first..end, which lie one behind the other in register `first`.
-    /// Pieces of one row that are whole and adjacent leave in one store.
-    fn store_groups(&mut self, out: Stored, first: usize, end: usize, piece: usize) -> Asm {
+    /// Stores the `piece`-byte results of some accumulators, which lie one behind the other in the first of the registers;
+    /// the second one is free. Pieces of one row that are whole and adjacent leave in one store.
+    fn store_groups(&mut self, out: Stored, which: Range<usize>, registers: [usize; 2], piece: usize) -> Asm {
         let (vectors, element) = (self.tile.vectors, out.grid.bytes());
+        let (first, end) = (which.start, which.end);
         let mut i = first;
         while i < end {
             let (row, vector) = (i / vectors, i % vectors);
@@ -476,16 +506,16 @@ impl<'a> Kernel<'a> {
             }
             let columns = if self.tile.exists(row) { self.tile.columns } else { 0 };
             let exist = (columns.saturating_sub(vector * 16) * element).min(pieces * piece);
-            self.store(first, position, pieces * piece, at, exist)?;
+            self.store(registers, position, pieces * piece, at, exist)?;
             i += pieces;
         }
         Ok(())
     }
 
-    /// Stores `exist` of the `bytes` at `position` of register `source`.
+    /// Stores `exist` of the `bytes` at `position` of register `source`; `scratch` is free.
     fn store(
         &mut self,
-        source: usize,
+        [source, scratch]: [usize; 2],
         position: usize,
         bytes: usize,
         at: AsmMemoryOperand,
@@ -505,9 +535,7 @@ impl<'a> Kernel<'a> {
                 _ => a.vextracti32x4(xmmword_ptr(at), ZMM[source], piece),
             };
         }
-        // Only the last vector is partial: a byte mask keeps the store inside the tensor. The second accumulator of the
-        // group has been packed into the first and is free.
-        let scratch = source + 1;
+        // Only the last vector is partial: a byte mask keeps the store inside the tensor.
         a.mov(r::rax, u64::MAX >> (64 - exist))?;
         a.kmovq(r::k2, r::rax)?;
         match (bytes, piece) {
@@ -531,19 +559,30 @@ impl<'a> Kernel<'a> {
             Some(second) => (Grid::U8, second.clamp),
             None => (self.tile.grid, self.tile.clamp),
         };
-        let order: Vec<u8> = match grid {
-            // Lane l of the packed vector holds 4 bytes of each of x0..x3; wanted: all of x0, then x1, …
-            Grid::U8 => (0..16u32).flat_map(|i| ((i % 4) * 4 + i / 4).to_le_bytes()).collect(),
-            Grid::I16 => (0..8u64).flat_map(|i| ((i % 4) * 2 + i / 4).to_le_bytes()).collect(),
+        let order = |grid: Grid| -> Vec<u8> {
+            match grid {
+                // Lane l of the packed vector holds 4 bytes of each of x0..x3; wanted: all of x0, then x1, …
+                Grid::U8 => (0..16u32).flat_map(|i| ((i % 4) * 4 + i / 4).to_le_bytes()).collect(),
+                Grid::I16 => (0..8u64).flat_map(|i| ((i % 4) * 2 + i / 4).to_le_bytes()).collect(),
+            }
         };
         self.asm.set_label(&mut self.magic)?;
         self.asm.db(&(MAGIC + self.tile.zero_point as f32).to_le_bytes())?;
         self.asm.set_label(&mut self.permutation)?;
-        self.asm.db(&order)?;
+        self.asm.db(&order(grid))?;
         let (lo, hi) = clamp;
         for (label, value) in self.bounds.iter_mut().zip([self.tile.zero_point, lo, hi]) {
             self.asm.set_label(label)?;
             self.asm.db(&(value as i16).to_le_bytes())?;
+        }
+        if grid != self.tile.grid {
+            self.asm.set_label(&mut self.pairs)?;
+            self.asm.db(&order(self.tile.grid))?;
+            let (lo, hi) = self.tile.clamp;
+            for (label, value) in self.sum_bounds.iter_mut().zip([lo, hi]) {
+                self.asm.set_label(label)?;
+                self.asm.db(&(value as i16).to_le_bytes())?;
+            }
         }
         Ok(())
     }

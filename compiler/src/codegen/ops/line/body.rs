@@ -102,7 +102,7 @@ impl BlockParts {
                 second.push(b);
             }
             epilogue.extend(line::epilogue(&channels, &second, &tile));
-            epilogue.extend(plan.join.iter().flat_map(|j| j.constants.bytes()));
+            epilogue.extend(plan.join.iter().flat_map(|j| j.constants.bytes(&j.join)));
         }
         let params = 3 + tiles::pixels(spec, plan.join.as_ref()).len() + 1;
         let mut tiles = |lines: usize| -> Result<Tiles<FuncId>> {
@@ -169,7 +169,7 @@ impl Body<'_> {
             let Blocks { first, count, vectors, columns } = code.blocks;
             let range = parallel::within(b, blocks, before, count);
             before += count;
-            let joined = self.plan.join.as_ref().map_or(0, |j| j.constants.bytes().len());
+            let joined = self.plan.join.as_ref().map_or(0, |j| j.constants.bytes(&j.join).len());
             let epilogue = line::second_bytes(vectors)
                 + vectors * Isa::Vnni512.epilogue_bytes(self.plan.rescale)
                 + joined;

@@ -45,7 +45,7 @@ pub(crate) fn define<M: Module>(
         let channels = &plan.channels[block.first..block.first + block.columns];
         let mut epilogue = plan.isa.epilogue(channels, &plan.tile(spec, block, block.pixels));
         if let Some(joined) = &plan.join {
-            epilogue.extend(joined.constants.bytes());
+            epilogue.extend(joined.constants.bytes(&joined.join));
         }
         let packed = plan.packed(spec, block);
         let start = [weights.len(), epilogues.len()];

@@ -100,7 +100,7 @@ impl BlockParts {
             let start: Vec<_> = channels.clone().map(start).collect();
             starts.extend(winograd::starts(plan.isa, &start, blocks.vectors));
             epilogue.extend(plan.isa.epilogue(&plan.channels[channels], &tile));
-            epilogue.extend(plan.join.iter().flat_map(|j| j.constants.bytes()));
+            epilogue.extend(plan.join.iter().flat_map(|j| j.constants.bytes(&j.join)));
         }
         Ok(Self {
             blocks,
@@ -283,7 +283,7 @@ impl Body<'_> {
     /// Bytes from one block to the next of all that [`Block`] names; filters are that far apart.
     fn strides(&self, code: &BlockCode, filters: i64) -> Vec<i64> {
         let Blocks { vectors, columns, .. } = code.blocks;
-        let joined = self.plan.join.as_ref().map_or(0, |j| j.constants.bytes().len());
+        let joined = self.plan.join.as_ref().map_or(0, |j| j.constants.bytes(&j.join).len());
         let epilogue = vectors * self.plan.isa.epilogue_bytes(self.plan.rescale) + joined;
         let starts = winograd::starts(self.plan.isa, &[], vectors).len();
         let pixels = self.plan.pixels(self.spec).into_iter().map(|[_, bytes]| (columns * bytes) as i64);
