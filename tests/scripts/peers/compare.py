@@ -197,6 +197,9 @@ def main():
     cache = pathlib.Path(args.cache)
     cache.mkdir(parents=True, exist_ok=True)
     names, threads = args.networks.split(","), [int(t) for t in args.threads.split(",")]
+    for given, known in [(names, networks.NETWORKS), (args.engines.split(","), engines.ENGINES)]:
+        if unknown := [name for name in given if name not in known]:
+            p.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "")
     report = {"cpu": cpu, "threads": threads, "macs": {}, "results": [], "disturbed": []}
     for name in names:

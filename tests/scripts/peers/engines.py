@@ -197,6 +197,10 @@ class Goshawk:
         return self.y
 
 
+class Goshawk67(Goshawk):
+    bits = "w6a7"
+
+
 class Goshawk48(Goshawk):
     bits = "w4a8"
 
@@ -213,6 +217,7 @@ def aligned(size):
 
 ENGINES = {
     "goshawk w8a8": Goshawk,
+    "goshawk w6a7": Goshawk67,
     "goshawk w4a8": Goshawk48,
     "goshawk w4a4": Goshawk44,
     "OpenVINO": OpenVino,
