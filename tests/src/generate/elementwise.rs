@@ -1,7 +1,7 @@
 //! Sums, products, tables, requantization and softmax.
 use super::{Builder, range, rms};
 use goshawk_ir::{
-    DType, IntOp, NodeId, QParams, Shape, TensorType,
+    DType, Dyadic, IntOp, NodeId, QParams, Shape, TensorType,
     op::float::NoAttrs,
     op::int::{Add, AvgPool, Conv, Rescale},
     op::window::{ConvWindow, PoolWindow},
@@ -55,9 +55,13 @@ impl Builder {
     pub(super) fn sum(&mut self, operands: [NodeId; 2], ty: TensorType, subtract: usize) -> NodeId {
         let sizes = operands.map(|o| rms(self.graph.ty(o)));
         let (lo, hi) = self.clamp(&ty);
+        let [a, b] = sizes.map(|size| match self.random.chance(30) {
+            true => Dyadic::from_f64(1.0).expect("in range"),
+            false => self.dyadic(size, &ty),
+        });
         let op = IntOp::Add(Add {
-            a: self.dyadic(sizes[0], &ty),
-            b: self.dyadic(sizes[1], &ty),
+            a,
+            b,
             subtract: self.random.chance(subtract),
             zero_point: ty.zero_point(),
             lo,
