@@ -51,6 +51,7 @@ fn random_join(r: &mut Random, tile: &mut Tile) -> (Constants, Vec<i32>) {
         own_unit: own == one,
         residual_unit: other == one && residual_zero_point == 0,
         second: second.map(|(s, _)| s),
+        ahead: r.pick(&[None, Some([64, 128, 4096])]),
     });
     let constants = Constants {
         own,

@@ -88,6 +88,7 @@ pub(super) fn joined(graph: &IntGraph, join: &Join, spec: &ConvSpec) -> Option<t
             own_unit: own.value() == 1.0,
             residual_unit: other.value() == 1.0 && residual.zero_point() == 0,
             second,
+            ahead: None,
         },
         constants,
     })

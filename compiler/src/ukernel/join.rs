@@ -24,6 +24,9 @@ pub struct Join {
     pub residual_unit: bool,
     /// The sum's second result, as u8; the first is then i16.
     pub second: Option<Second>,
+    /// Bytes from the residual, the result and the second result to those of the tile behind, which a tile of AVX-512
+    /// brings into the first-level cache while it multiplies, if they may be further away than the second level.
+    pub ahead: Option<[usize; 3]>,
 }
 
 /// The second result.

@@ -62,6 +62,19 @@ impl Stored {
     }
 }
 
+/// Lines that a tile brings into the cache for the next one, some rows of it in each trip of its loop.
+struct Stream {
+    /// Where it is in this trip, and at what distance from where it starts.
+    at: AsmRegister64,
+    from: AsmRegister64,
+    distance: i32,
+    /// Bytes from one trip to the next.
+    advance: usize,
+    /// Distances of the lines of a trip.
+    lines: Vec<i32>,
+    writes: bool,
+}
+
 /// A kernel that is being assembled. Whatever fills the accumulators, the rest is the same.
 pub(super) struct Kernel<'a> {
     pub asm: CodeAssembler,
@@ -149,6 +162,13 @@ impl<'a> Kernel<'a> {
         self.asm.mov(r::r9, r::rdi)?;
         let trips = steps / unroll;
         let fetched = tile.fetched_lines(trips);
+        let ahead = self.ahead(trips);
+        if !ahead.is_empty() {
+            self.asm.mov(r::rdi, qword_ptr(r::rsp + 8))?;
+        }
+        for stream in &ahead {
+            self.asm.lea(stream.at, stream.from + stream.distance)?;
+        }
         if tile.kernel_rows > 1 {
             self.asm.mov(r::r10d, tile.kernel_rows as i32)?;
             self.asm.set_label(&mut outer)?;
@@ -157,7 +177,10 @@ impl<'a> Kernel<'a> {
             self.asm.mov(r::eax, trips as i32)?;
             self.asm.set_label(&mut inner)?;
         }
-        self.unrolled(unroll, step_bytes, fetched)?;
+        self.unrolled(unroll, step_bytes, fetched, &ahead)?;
+        for stream in &ahead {
+            self.asm.add(stream.at, stream.advance as i32)?;
+        }
         if fetched > 0 {
             self.asm.add(r::r8, (64 * fetched) as i32)?;
         }
@@ -175,8 +198,41 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    /// `unroll` steps of four k each, among which so many lines of the next block's weights are fetched.
-    fn unrolled(&mut self, unroll: usize, step_bytes: usize, fetched: usize) -> Asm {
+    /// The next tile's residual and results, divided among the trips of the loop.
+    fn ahead(&self, trips: usize) -> Vec<Stream> {
+        let tile = self.tile;
+        let Some((join, [residual, result, second])) = tile.join.as_ref().and_then(|j| Some((j, j.ahead?)))
+        else {
+            return Vec::new();
+        };
+        // The loops leave r8 and r10 to this, and rdi once it is copied.
+        if tile.kernel_rows > 1 || tile.prefetch > 0 || tile.out_line < tile.rows {
+            return Vec::new();
+        }
+        let rows = tile.rows.div_ceil(trips);
+        let stream = |at, from, distance: usize, stride: usize, element: usize, writes| Stream {
+            at,
+            from,
+            distance: distance as i32,
+            advance: rows * stride,
+            lines: (0..rows)
+                .flat_map(|row| {
+                    (0..tile.columns * element).step_by(64).map(move |x| (row * stride + x) as i32)
+                })
+                .collect(),
+            writes,
+        };
+        let (grid, bytes) = (tile.grid.bytes(), join.second.map_or(0, |s| s.stride));
+        let streams = [
+            stream(r::r8, r::r11, residual, join.stride, join.residual.bytes(), false),
+            stream(r::r10, r::rdx, result, tile.out_stride, grid, true),
+            stream(r::rdi, r::rdi, second, bytes, usize::from(bytes > 0), true),
+        ];
+        streams.into_iter().filter(|s| !s.lines.is_empty()).collect()
+    }
+
+    /// `unroll` steps of four k each, among which so many lines of the next block's weights are fetched, and streams.
+    fn unrolled(&mut self, unroll: usize, step_bytes: usize, fetched: usize, ahead: &[Stream]) -> Asm {
         let tile = self.tile;
         let mut free = self.free();
         if tile.weights == Weights::Int4Times16 {
@@ -192,6 +248,13 @@ impl<'a> Kernel<'a> {
             let at = (step * step_bytes) as i32;
             for line in step * fetched / unroll..(step + 1) * fetched / unroll {
                 self.asm.prefetcht1(byte_ptr(r::r8 + (64 * line) as i32))?;
+            }
+            for stream in ahead {
+                let count = stream.lines.len();
+                for line in &stream.lines[step * count / unroll..(step + 1) * count / unroll] {
+                    let at = byte_ptr(stream.at + *line);
+                    if stream.writes { self.asm.prefetchw(at)? } else { self.asm.prefetcht0(at)? }
+                }
             }
             if tile.rows == 1 {
                 let lines = (0..step_bytes).step_by(64);

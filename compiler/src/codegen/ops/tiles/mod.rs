@@ -296,6 +296,9 @@ pub(super) fn join_name(join: Option<&Joined>) -> &'static str {
 /// prefetch hides more of that.
 const UNPACKED_TILES: usize = 8;
 
+/// Bytes of results, and of a residual, from which on they are not all in the second-level cache.
+const RESULTS: usize = 512 << 10;
+
 /// Bytes behind a copied image that its last run may read.
 const SLACK: usize = 4;
 
@@ -430,8 +433,37 @@ impl TilePlan {
             zero_point: output.zero_point,
             clamp: (output.lo, output.hi),
             rescale: self.rescale,
-            join: self.join.as_ref().map(|j| j.join.clone()),
+            join: self
+                .join
+                .as_ref()
+                .map(|j| Join { ahead: self.ahead(spec, block, pixels), ..j.join.clone() }),
         }
+    }
+
+    /// Where the next tile's residual and results are, for layers whose own exceed the second-level cache.
+    fn ahead(&self, spec: &ConvSpec, block: &Block, pixels: usize) -> Option<[usize; 3]> {
+        let steps = self.pixel_steps(spec);
+        if !self.long_row || self.results(spec) <= RESULTS || self.prefetch(spec, block) > 0 {
+            return None;
+        }
+        let joined = self.join.as_ref()?;
+        let [result, residual, second] = steps[..] else { return None };
+        let ahead = |step: usize, element: usize| match self.interleaved(spec) {
+            false => pixels * step,
+            true if block.first + block.columns < spec.channels => block.columns * element,
+            true => pixels * step - block.first * element,
+        };
+        let second = if second > 0 { ahead(second, 1) } else { 0 };
+        Some([
+            ahead(residual, joined.join.residual.bytes()),
+            ahead(result, joined.output.dtype.bytes(1)),
+            second,
+        ])
+    }
+
+    /// Bytes of results of all pixels, and of what a join reads.
+    fn results(&self, spec: &ConvSpec) -> usize {
+        self.pixel_steps(spec).iter().map(|bytes| bytes * self.rows * self.columns).sum()
     }
 
     /// Weights of a channel as tiles read them: zeros behind the taps of a kernel row.
@@ -552,11 +584,8 @@ impl TilePlan {
     /// each tile, which must be few.
     fn interleaved(&self, spec: &ConvSpec) -> bool {
         const WEIGHTS: usize = 128 << 10;
-        const RESULTS: usize = 512 << 10;
-        let results: usize =
-            self.pixel_steps(spec).iter().map(|bytes| bytes * self.rows * self.columns).sum();
         let alike = self.blocks.windows(2).all(|b| b[0].pixels == b[1].pixels);
-        alike && self.long_row && spec.weights.len() <= WEIGHTS && results > RESULTS
+        alike && self.long_row && spec.weights.len() <= WEIGHTS && self.results(spec) > RESULTS
     }
 
     /// How threads share the layer. Several images that go through one scratch area, or in different rows, are not
