@@ -255,9 +255,7 @@ fn fastest(
     };
     report.winograd = match choice {
         _ if !exact => (!ways.is_empty()).then(|| ways.join(", ")),
-        _ if tuning.prefer == Prefer::Size => {
-            Some("exact, but its scratch area makes the arena larger".into())
-        }
+        _ if tuning.prefer == Prefer::Size => Some("exact, but it makes the arena or the file larger".into()),
         Some(_) => Some("chosen by measurement".into()),
         None => {
             let direct = (direct.cycles / 1e3).round();

@@ -35,13 +35,14 @@ pub enum Algorithm {
     Line,
 }
 
-/// What is preferred where speed costs memory. The weights in the artefact are the same.
+/// What is preferred where speed costs memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefer {
     /// Speed.
     #[default]
     Speed,
-    /// A small arena: no scratch areas for transformed data, transformed filters and unpacked weights.
+    /// A small arena and a small file: no scratch areas for transformed data, transformed filters and unpacked weights, no
+    /// filters transformed when compiling.
     Size,
 }
 

@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tune: Option<PathBuf>,
     /// What counts where speed costs memory: with size layers are not computed by Winograd's algorithm, and 4-bit weights not
-    /// unpacked beforehand, which makes the arena smaller; the weights in the file are the same
+    /// unpacked beforehand, which makes the arena smaller, and the file where filters would be stored transformed
     #[arg(long, value_name = "WHAT", default_value = "speed", value_parser = ["speed", "size"])]
     prefer: String,
     /// Also write the calibrated ranges
