@@ -16,16 +16,14 @@
 //!
 //! All data are flipped or offset so that they are unsigned: d₂ and d₃ flipped by 128 move each of the four sums by 128.
 use super::{Isa, Tile, pack::Channel, winograd::DATA, x64::line as x64};
+
+pub use super::winograd::{OFFSET, TAPS};
 use iced_x86::IcedError;
 
 /// Results are twice as large: 2 to this power.
 pub const SCALE_BITS: u8 = 1;
-/// What is added to transformed data, but for position 1 where that has an offset of its own.
-pub const OFFSET: i64 = 128;
 /// Positions by phase: those that go through the butterfly, those that are added behind it.
 pub const PHASES: [[usize; 2]; 2] = [[1, 2], [0, 3]];
-/// Filter rows and columns.
-pub const TAPS: usize = 3;
 
 /// The transformed filter.
 pub fn filter([a, b, c]: [i64; TAPS]) -> [i64; DATA] {

@@ -2,6 +2,7 @@
 
 pub mod avx2;
 pub mod border;
+mod channels;
 pub mod copy;
 pub mod depthwise;
 pub mod line;

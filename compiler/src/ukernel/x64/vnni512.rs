@@ -28,6 +28,14 @@ pub fn max_rows(weights: Weights, vectors: usize) -> usize {
     }
 }
 
+/// Steps of a trip, of so many in all; a multiple of `whole`.
+pub(super) fn unroll_of(steps: usize, whole: usize) -> usize {
+    [4, 6, 3, 5, 7, 2, 1]
+        .into_iter()
+        .find(|u| steps.is_multiple_of(*u) && u.is_multiple_of(whole))
+        .unwrap_or(steps)
+}
+
 /// Machine code of the tile, whose weights are `Int8`, `Int4Times16` or `Int4Bytes`.
 ///
 /// # Errors
@@ -145,10 +153,7 @@ impl<'a> Kernel<'a> {
         // Int4 shares a 64-byte vector between two vectors of weights, with one vector between two steps.
         let int4 = tile.weights == Weights::Int4Times16;
         let whole = if int4 { 2usize.div_ceil(tile.vectors) } else { 1 };
-        let unroll = [4, 6, 3, 5, 7, 2, 1]
-            .into_iter()
-            .find(|u| steps.is_multiple_of(*u) && u.is_multiple_of(whole))
-            .unwrap_or(steps);
+        let unroll = unroll_of(steps, whole);
         let step_bytes = tile.vectors * if int4 { 32 } else { 64 };
         let (mut outer, mut inner) = (self.asm.create_label(), self.asm.create_label());
         if int4 {

@@ -14,7 +14,7 @@ pub(crate) use body::define;
 use super::{
     conv::ConvSpec,
     tiles::{self, Joined},
-    winograd::{self, Blocks},
+    winograd::{self, Blocks, PADDING, VECTORS},
 };
 use crate::{
     codegen::{
@@ -30,10 +30,6 @@ use crate::{
 use goshawk_ir::DType;
 use proof::Proof;
 
-/// Most columns of padding before the image: more would be code for each of them.
-const PADDING: usize = 2;
-/// Vectors that a block can have.
-const VECTORS: [usize; 2] = [1, 2];
 /// Most lines of a group; its tiles are called one after the other.
 const LINES: usize = 8;
 
@@ -74,8 +70,7 @@ pub(crate) fn plan(
         return Err(None);
     }
     let window = &spec.window;
-    if spec.kernel != [TAPS; 2] || window.stride != [1, 1] || window.dilation != [1, 1] || window.groups != 1
-    {
+    if !winograd::has_shape(spec) {
         return Err(None);
     }
     if window.pads[1] > PADDING {

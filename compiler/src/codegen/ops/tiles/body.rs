@@ -1,5 +1,5 @@
 //! The function of a layer of tiles: constants, leaves, and the loops around them.
-use super::{Block, ConvSpec, Leaves, SLACK, TilePlan};
+use super::{Block, ConvSpec, Leaves, SLACK, TilePlan, pixels};
 use crate::{
     Result,
     codegen::{
@@ -472,13 +472,8 @@ impl TilePlan {
 
     /// Bytes from the first channel to channel `first`, in everything that tiles go through.
     fn block_offsets(&self, spec: &ConvSpec, first: usize) -> Vec<i64> {
-        let output = self.join.as_ref().map_or(spec.output, |j| j.output);
-        let joined = self.join.as_ref().map(|j| [j.join.residual.bytes() * first, first]);
-        [0, output.dtype.bytes(first)]
-            .into_iter()
-            .chain(joined.into_iter().flatten())
-            .map(|v| v as i64)
-            .collect()
+        let results = pixels(spec, self.join.as_ref()).into_iter().map(|[_, bytes]| (bytes * first) as i64);
+        std::iter::once(0).chain(results).collect()
     }
 }
 

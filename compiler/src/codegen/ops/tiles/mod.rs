@@ -382,8 +382,7 @@ impl TilePlan {
 
     /// Bytes from one output pixel to the next, of the result and of what a join reads and writes.
     fn pixel_steps(&self, spec: &ConvSpec) -> Vec<usize> {
-        let joined = self.join.as_ref().map(|j| [j.join.stride, j.join.second.map_or(0, |s| s.stride)]);
-        std::iter::once(spec.pitch).chain(joined.into_iter().flatten()).collect()
+        pixels(spec, self.join.as_ref()).into_iter().map(|[step, _]| step).collect()
     }
 
     /// Name of the kernel for reports.

@@ -38,10 +38,10 @@ use goshawk_ir::DType;
 use proof::Proof;
 
 /// Most columns of padding before the image that the data transform knows.
-const PADDING: usize = 2;
+pub(super) const PADDING: usize = 2;
 
 /// Vectors that a block can have.
-const VECTORS: [usize; 2] = [1, 2];
+pub(super) const VECTORS: [usize; 2] = [1, 2];
 /// Fewest tile rows that no section has: sections are to stay in the caches.
 const SECTION: usize = 9;
 
@@ -92,8 +92,7 @@ pub(crate) fn plan(
 ) -> Result<WinogradPlan, Option<String>> {
     let isa = tiles::choose_isa(target)?;
     let window = &spec.window;
-    if spec.kernel != [TAPS; 2] || window.stride != [1, 1] || window.dilation != [1, 1] || window.groups != 1
-    {
+    if !has_shape(spec) {
         return Err(None);
     }
     if !spec.int4 {
@@ -121,6 +120,12 @@ pub(crate) fn plan(
         cycles: f64::INFINITY,
     };
     Ok(plan.choose_loops(spec, choice.filter(|c| VECTORS.contains(&c.vectors))))
+}
+
+/// Whether the algorithm, in two dimensions or in one, is for filters of that shape.
+pub(super) fn has_shape(spec: &ConvSpec) -> bool {
+    let window = &spec.window;
+    spec.kernel == [TAPS; 2] && window.stride == [1, 1] && window.dilation == [1, 1] && window.groups == 1
 }
 
 /// What a layer may be told to have.

@@ -2,11 +2,11 @@
 use crate::ukernel::{
     line::{Data, OFFSET, depth, pair_bytes},
     winograd::DATA,
-    x64::{regs::ZMM, row::Asm},
+    x64::{channels, regs::ZMM, row::Asm},
 };
 use iced_x86::{
     IcedError,
-    code_asm::{AsmRegisterK, AsmRegisterZmm, CodeAssembler, registers as r, zmmword_ptr},
+    code_asm::{AsmRegisterZmm, CodeAssembler, registers as r, zmmword_ptr},
 };
 
 /// Columns of a pair, the last two of them flipped, transformed columns, and values in every byte.
@@ -22,49 +22,19 @@ const ZERO: AsmRegisterZmm = ZMM[31];
 /// # Errors
 /// The assembler refuses an instruction, which is a defect of this file.
 pub fn assemble(data: &Data) -> Result<Vec<u8>, IcedError> {
-    let mut k = Kernel { asm: CodeAssembler::new(64)?, data, tail: false };
-    for (register, value) in [(ZERO, data.zero_point), (FLIP, OFFSET as u8), (CENTRE, data.centre)] {
-        k.asm.mov(r::eax, i32::from(value))?;
-        k.asm.vpbroadcastb(register, r::eax)?;
-    }
-    let (whole, rest) = (data.channels / 64, data.channels % 64);
-    let mut top = k.asm.create_label();
-    if whole > 1 {
-        k.asm.mov(r::ecx, whole as i32)?;
-        k.asm.set_label(&mut top)?;
-    }
-    if whole > 0 {
-        k.chunk()?;
-    }
-    if whole > 1 {
-        k.asm.dec(r::ecx)?;
-        k.asm.jne(top)?;
-    }
-    if rest > 0 {
-        // Lanes behind the last channel are loaded as zeros and stored as far as tiles read them.
-        k.tail = true;
-        k.mask(r::k1, rest)?;
-        k.mask(r::k2, depth(data.channels) - whole * 64)?;
-        k.chunk()?;
-    }
-    k.asm.vzeroupper()?;
-    k.asm.ret()?;
-    k.asm.assemble(0)
+    let mut asm = CodeAssembler::new(64)?;
+    channels::constants(&mut asm, [(ZERO, data.zero_point), (FLIP, OFFSET as u8), (CENTRE, data.centre)])?;
+    channels::each(asm, [data.channels, depth(data.channels)], |asm, tail| Kernel { asm, data, tail }.chunk())
 }
 
 struct Kernel<'a> {
-    asm: CodeAssembler,
+    asm: &'a mut CodeAssembler,
     data: &'a Data,
     /// Whether the chunk is the last one, under masks.
     tail: bool,
 }
 
 impl Kernel<'_> {
-    fn mask(&mut self, register: AsmRegisterK, bytes: usize) -> Asm {
-        self.asm.mov(r::rax, u64::MAX >> (64 - bytes))?;
-        self.asm.kmovq(register, r::rax)
-    }
-
     /// Up to 64 channels of all pairs.
     fn chunk(&mut self) -> Asm {
         let Data { pairs, channels, .. } = *self.data;

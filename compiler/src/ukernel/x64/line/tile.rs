@@ -2,7 +2,11 @@
 use crate::ukernel::{
     Tile,
     line::{PHASES, second_bytes},
-    x64::{regs::ZMM, row::Asm, vnni512::Kernel},
+    x64::{
+        regs::ZMM,
+        row::Asm,
+        vnni512::{Kernel, unroll_of},
+    },
 };
 use iced_x86::{
     IcedError,
@@ -57,7 +61,7 @@ fn multiply(k: &mut Kernel<'_>, positions: [usize; 2]) -> Asm {
     let tile = k.tile;
     let vectors = tile.vectors;
     let steps = tile.run / 4;
-    let unroll = [4, 6, 3, 5, 7, 2, 1].into_iter().find(|u| steps.is_multiple_of(*u)).unwrap_or(1);
+    let unroll = unroll_of(steps, 1);
     let trips = steps / unroll;
     let fetched = tile.fetched_lines(PHASES.len() * trips);
     let (weights, broadcasts) = free(tile).split_at(vectors);

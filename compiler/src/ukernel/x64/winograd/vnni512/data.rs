@@ -4,7 +4,7 @@
 //! half. Pairs with odd numbers carry the flipped data that become the offset, which must be 128.
 use crate::ukernel::{
     winograd::{DATA, Data, depth},
-    x64::{regs::ZMM, row::Asm},
+    x64::{channels, regs::ZMM, row::Asm},
 };
 use iced_x86::{
     IcedError,
@@ -24,52 +24,22 @@ const ZERO: AsmRegisterZmm = ZMM[31];
 /// # Errors
 /// The assembler refuses an instruction, which is a defect of this file.
 pub fn assemble(data: &Data) -> Result<Vec<u8>, IcedError> {
-    let mut k = Kernel { asm: CodeAssembler::new(64)?, data, tail: false };
+    let mut asm = CodeAssembler::new(64)?;
     for (i, row) in ROWS.into_iter().enumerate() {
-        k.asm.mov(row, iced_x86::code_asm::qword_ptr(r::rdi + (8 * i) as i32))?;
+        asm.mov(row, iced_x86::code_asm::qword_ptr(r::rdi + (8 * i) as i32))?;
     }
-    for (register, value) in [(ZERO, data.zero_point), (FLIP, data.offset), (CENTRE, data.centre)] {
-        k.asm.mov(r::eax, i32::from(value))?;
-        k.asm.vpbroadcastb(register, r::eax)?;
-    }
-    let (whole, rest) = (data.channels / 64, data.channels % 64);
-    let mut top = k.asm.create_label();
-    if whole > 1 {
-        k.asm.mov(r::ecx, whole as i32)?;
-        k.asm.set_label(&mut top)?;
-    }
-    if whole > 0 {
-        k.chunk()?;
-    }
-    if whole > 1 {
-        k.asm.dec(r::ecx)?;
-        k.asm.jne(top)?;
-    }
-    if rest > 0 {
-        // Lanes behind the last channel are loaded as zeros and stored as far as products read them.
-        k.tail = true;
-        k.mask(r::k1, rest)?;
-        k.mask(r::k2, depth(data.channels) - whole * 64)?;
-        k.chunk()?;
-    }
-    k.asm.vzeroupper()?;
-    k.asm.ret()?;
-    k.asm.assemble(0)
+    channels::constants(&mut asm, [(ZERO, data.zero_point), (FLIP, data.offset), (CENTRE, data.centre)])?;
+    channels::each(asm, [data.channels, depth(data.channels)], |asm, tail| Kernel { asm, data, tail }.chunk())
 }
 
 struct Kernel<'a> {
-    asm: CodeAssembler,
+    asm: &'a mut CodeAssembler,
     data: &'a Data,
     /// Whether the chunk is the last one, under masks.
     tail: bool,
 }
 
 impl Kernel<'_> {
-    fn mask(&mut self, register: iced_x86::code_asm::AsmRegisterK, bytes: usize) -> Asm {
-        self.asm.mov(r::rax, u64::MAX >> (64 - bytes))?;
-        self.asm.kmovq(register, r::rax)
-    }
-
     /// Up to 64 channels of all tiles.
     fn chunk(&mut self) -> Asm {
         let (tiles, pixel, tile) = (self.data.tiles, self.data.channels, self.data.tile);
