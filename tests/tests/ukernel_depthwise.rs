@@ -57,7 +57,7 @@ fn random_case(r: &mut Random, channels: usize) -> Case {
         list.push(Channel { bias, mult, shift });
     }
     let bound = 255 * 127 * taps as i64 + 100_000 + 255 * 127 * taps as i64;
-    let float = float && list.iter().all(|c| as_float(c.mult, c.shift, bound).is_some());
+    let float = float && list.iter().all(|c| as_float(c.mult, c.shift, bound, i64::MAX).is_some());
     let rescale = if float {
         Rescale::Float
     } else {

@@ -225,7 +225,7 @@ impl Map {
 /// are tried on every value.
 fn rounds_alike(d: Dyadic, (lo, hi): (i32, i32), negated: bool) -> bool {
     let bound = i64::from(lo.abs().max(hi.abs()));
-    if as_float(d.mult, d.shift, bound).is_some() {
+    if as_float(d.mult, d.shift, bound, i64::MAX).is_some() {
         return true;
     }
     let scale = d.value() as f32;

@@ -76,7 +76,7 @@ pub(crate) fn plan(spec: &ConvSpec, target: &Target) -> std::result::Result<RowP
         input_zero_point: spec.input_zero_point as u8,
         zero_point: spec.output.zero_point,
         clamp: (spec.output.lo, spec.output.hi),
-        rescale: tiles::choose_rescale(target, &channels, &bounds),
+        rescale: tiles::choose_rescale(spec, target, &channels, &bounds),
     };
     Ok(RowPlan { isa, leaf, channels })
 }

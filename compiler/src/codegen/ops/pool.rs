@@ -131,7 +131,8 @@ impl PoolSpec<'_> {
         if !all().all(fits) {
             return None;
         }
-        let float = target.has("fma") && all().all(|c| as_float(c.mult, c.shift, bound).is_some());
+        let float =
+            target.has("fma") && all().all(|c| as_float(c.mult, c.shift, bound, output.limit()).is_some());
         let rescale = if float {
             Rescale::Float
         } else {

@@ -21,6 +21,19 @@ pub(crate) struct Output {
     pub hi: i32,
 }
 
+impl Output {
+    /// The clamp, the zero point not counted.
+    pub fn range(self) -> [i64; 2] {
+        [self.lo, self.hi].map(|v| i64::from(v) - i64::from(self.zero_point))
+    }
+
+    /// Results beyond this magnitude, the zero point not counted, are clamped.
+    pub fn limit(self) -> i64 {
+        let [lo, hi] = self.range();
+        hi.max(-lo)
+    }
+}
+
 /// How a set of dyadic numbers is applied to vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scheme {

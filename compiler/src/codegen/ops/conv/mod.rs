@@ -92,19 +92,24 @@ impl ConvSpec {
         (0..self.channels).map(|c| self.bound(c)).collect()
     }
 
-    /// |accumulator| of a channel, bias included, for any input.
-    pub fn bound(&self, channel: usize) -> i64 {
+    /// Least and largest accumulator of a channel, bias included, for any input.
+    pub fn interval(&self, channel: usize) -> [i64; 2] {
         let zp = i64::from(self.input_zero_point);
         let (lo, hi) = self.input_range;
-        let span = (zp - i64::from(lo)).max(i64::from(hi) - zp);
-        let (mut sum, mut plain) = (0i64, 0i64);
-        for w in &self.weights[channel * self.k()..(channel + 1) * self.k()] {
-            sum += i64::from(*w).abs();
-            plain += i64::from(*w);
-        }
-        // The true accumulator, or the bias with the zero point folded in, whichever is larger.
+        let (below, above) = (zp - i64::from(lo), i64::from(hi) - zp);
+        let weights =
+            self.weights[channel * self.k()..(channel + 1) * self.k()].iter().map(|w| i64::from(*w));
+        let (positive, negative) = weights.fold((0, 0), |(p, n), w| (p + w.max(0), n - w.min(0)));
         let bias = i64::from(self.bias[channel]);
-        (sum * span + bias.abs()).max((bias - zp * plain).abs())
+        [bias - positive * below - negative * above, bias + positive * above + negative * below]
+    }
+
+    /// |accumulator| of a channel for any input, or of the bias with the zero point folded in if that is larger.
+    pub fn bound(&self, channel: usize) -> i64 {
+        let plain: i64 = (0..self.k()).map(|k| i64::from(self.weight(channel, k))).sum();
+        let start = i64::from(self.bias[channel]) - i64::from(self.input_zero_point) * plain;
+        let [least, most] = self.interval(channel);
+        most.max(-least).max(start.abs())
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
 };
 use body::Shared;
 use cranelift_module::FuncId;
-use goshawk_ir::DType;
+use goshawk_ir::{DType, Dyadic};
 use std::collections::BTreeMap;
 
 /// What the planner decided for a layer of tiles.
@@ -114,7 +114,7 @@ pub(crate) fn plan(
 
     let bounds = spec.bounds();
     let channels = channels(spec, isa, &bounds)?;
-    let rescale = choose_rescale(target, &channels, &bounds);
+    let rescale = choose_rescale(spec, target, &channels, &bounds);
     let mut plan = TilePlan {
         isa,
         dot,
@@ -151,7 +151,7 @@ pub(crate) fn rescales_in_float(spec: &ConvSpec, target: &Target) -> bool {
     let bounds = spec.bounds();
     possible(spec).is_ok()
         && channels(spec, isa, &bounds)
-            .is_ok_and(|channels| choose_rescale(target, &channels, &bounds) == Rescale::Float)
+            .is_ok_and(|channels| choose_rescale(spec, target, &channels, &bounds) == Rescale::Float)
 }
 
 /// Whether tiles can compute the layer, or why not.
@@ -234,10 +234,19 @@ pub(super) fn channels(
         .collect()
 }
 
-/// One fused multiply-add where every channel proves it, else 64-bit products.
-pub(super) fn choose_rescale(target: &Target, channels: &[Channel], bounds: &[i64]) -> Rescale {
-    let float = |(c, bound): (&Channel, &i64)| rescale::as_float(c.mult, c.shift, *bound).is_some();
-    if target.has("fma") && channels.iter().zip(bounds).all(float) {
+/// One fused multiply-add where it is proven for every channel, else 64-bit products.
+pub(super) fn choose_rescale(
+    spec: &ConvSpec,
+    target: &Target,
+    channels: &[Channel],
+    bounds: &[i64],
+) -> Rescale {
+    let float = |index: usize| {
+        let Channel { mult, shift, .. } = channels[index];
+        rescale::as_float(mult, shift, bounds[index], spec.output.limit()).is_some()
+            || rescale::agrees(Dyadic { mult, shift }, spec.interval(index), spec.output.range())
+    };
+    if target.has("fma") && (0..channels.len()).all(float) {
         Rescale::Float
     } else {
         Rescale::Integer { short_shift: channels.iter().any(|c| c.shift < 32) }
@@ -253,7 +262,7 @@ pub(super) fn scaled_channels(
     bits: u8,
 ) -> std::result::Result<(Rescale, Vec<Channel>), String> {
     let mut channels = channels(spec, isa, bounds)?;
-    let rescale = choose_rescale(target, &channels, bounds);
+    let rescale = choose_rescale(spec, target, &channels, bounds);
     for channel in &mut channels {
         channel.shift += bits;
     }
