@@ -89,7 +89,7 @@ pub(crate) fn define<M: Module>(
         // The input, then what tiles read or write by output pixel.
         let images: Vec<Value> = [p[0], p[1]].into_iter().chain(p[3..operands].iter().copied()).collect();
         if let Some(shared) = &shared {
-            let parts = shared.parts(b, plan, &runs, [p[operands], p[operands + 1]]);
+            let parts = shared.parts(b, spec, plan, &runs, [p[operands], p[operands + 1]]);
             plan.image(b, spec, &runs, &parts, &images, [p[2], sums]);
         } else {
             let [n, h, w, c] = spec.input;
@@ -97,7 +97,7 @@ pub(crate) fn define<M: Module>(
             let steps: Vec<usize> = std::iter::once(h * w * c)
                 .chain(plan.pixel_steps(spec).into_iter().map(|bytes| pixels * bytes))
                 .collect();
-            let parts = plan.whole(b, &runs);
+            let parts = plan.whole(b, spec, &runs);
             b.repeat(n, &images, |b, v| {
                 plan.image(b, spec, &runs, &parts, v, [p[2], sums]);
                 v.iter().zip(&steps).map(|(v, step)| b.offset(*v, *step as i64)).collect()
@@ -128,28 +128,38 @@ impl Shared {
     }
 
     /// The range of rows to copy, and of rows or tiles of every run.
-    fn parts(self, b: &mut Fb<'_>, plan: &TilePlan, runs: &[RunCode], range: [Value; 2]) -> Parts {
+    fn parts(
+        self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        plan: &TilePlan,
+        runs: &[RunCode],
+        range: [Value; 2],
+    ) -> Parts {
         let units = self.units(plan);
         let mut first = 0;
-        let runs = runs.iter().map(|run| {
-            let items = plan.items(&run.first.block);
+        let all = [b.int(I64, 0), b.int(I64, spec.out[0] as i64)];
+        let mut rows = [all[1], all[0]];
+        let mut of = |b: &mut Fb<'_>, run: &RunCode| {
+            let block = &run.first.block;
+            let items = plan.items(block);
             first += run.count * items;
             match self {
-                Self::Pixels => Units::Same(parallel::scaled(b, range, units, items)),
+                Self::Pixels => {
+                    let range = parallel::scaled(b, range, units, items);
+                    if plan.copied {
+                        let [begin, end] = plan.rows_of(b, spec, block, range);
+                        rows = [b.ins().smin(rows[0], begin), b.ins().smax(rows[1], end)];
+                    }
+                    Units::Same(range)
+                }
                 Self::Channels => Units::Following { range, first: first - run.count * items, items },
             }
-        });
-        let runs = runs.collect();
-        let rows = match self {
-            Self::Pixels if plan.lines > 1 => {
-                let lines = plan.lines as i64;
-                let [begin, end] = range.map(|v| b.ins().imul_imm_s(v, lines));
-                let rows = b.int(I64, plan.rows as i64);
-                [begin, b.ins().smin(end, rows)]
-            }
-            Self::Pixels => range,
-            Self::Channels => [b.int(I64, 0), b.int(I64, plan.rows as i64)],
         };
+        let runs = runs.iter().map(|run| of(b, run)).collect();
+        if self == Self::Channels {
+            rows = all;
+        }
         Parts { rows, runs }
     }
 }
@@ -222,10 +232,21 @@ struct BlockCode {
 
 impl TilePlan {
     /// All of one image.
-    fn whole(&self, b: &mut Fb<'_>, runs: &[RunCode]) -> Parts {
+    fn whole(&self, b: &mut Fb<'_>, spec: &ConvSpec, runs: &[RunCode]) -> Parts {
         let all = |b: &mut Fb<'_>, count: usize| [b.int(I64, 0), b.int(I64, count as i64)];
         let runs = runs.iter().map(|run| Units::Same(all(b, self.items(&run.first.block)))).collect();
-        Parts { rows: all(b, self.rows), runs }
+        Parts { rows: all(b, spec.out[0]), runs }
+    }
+
+    /// Output rows of a range of rows or tiles.
+    fn rows_of(&self, b: &mut Fb<'_>, spec: &ConvSpec, block: &Block, [begin, end]: [Value; 2]) -> [Value; 2] {
+        let (each, row) = if self.long_row { (block.pixels, spec.out[1]) } else { (self.lines, 1) };
+        let [begin, end] = [begin, end].map(|v| b.ins().imul_imm_s(v, each as i64));
+        let behind = b.offset(end, row as i64 - 1);
+        let row = b.int(I64, row as i64);
+        let [begin, end] = [begin, behind].map(|v| b.ins().udiv(v, row));
+        let rows = b.int(I64, spec.out[0] as i64);
+        [begin, b.ins().smin(end, rows)]
     }
 
     /// Address of the sums: a stack slot, aligned by hand because frames are to 16 bytes only.

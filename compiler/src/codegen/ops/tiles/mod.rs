@@ -7,8 +7,8 @@
 //! bounds.
 //!
 //! Output channels are split into blocks ([`super::tile_shape`] says how wide); each block has a leaf for its usual number
-//! of pixels and one for the rest of a row. 1×1 convolutions of stride 1 see the image as one long row; of narrow images
-//! a tile takes several rows.
+//! of pixels and one for the rest of a row. Convolutions of stride 1 and one column, 1×1 above all, see the image as one long
+//! row; of narrow images a tile takes several rows.
 //!
 //! Threads share a layer along its pixels (each reads all weights) or, where the weights are larger than the image, block
 //! by block (each reads all pixels). A thread copies the rows that its own tiles read; rows that two of them read are
@@ -109,8 +109,12 @@ pub(crate) fn plan(
     } else {
         [h, w, c]
     };
-    let long_row = !copied && spec.kernel == [1, 1] && spec.window.stride == [1, 1];
-    let (rows, columns) = if long_row { (1, n * h * w) } else { (spec.out[0], spec.out[1]) };
+    // Filters of one column read neighbouring pixels at equal distances, across the ends of rows too; those of one row do so
+    // across images.
+    let narrow = spec.kernel[1] == 1 && spec.window.stride == [1, 1] && spec.out[1] == w;
+    let long_row = narrow && (n == 1 || !copied && spec.kernel[0] == 1);
+    let (rows, columns) =
+        if long_row { (1, n * spec.out[0] * spec.out[1]) } else { (spec.out[0], spec.out[1]) };
 
     let bounds = spec.bounds();
     let channels = channels(spec, isa, &bounds)?;
