@@ -117,7 +117,7 @@ pub fn plan(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<
 pub fn plans(graph: &IntGraph, memory: &MemoryPlan, options: &Options) -> Result<Vec<KernelPlan>> {
     let mut plans = options
         .levels()
-        .map(|target| plan::plan(graph, memory, target, &options.tuning))
+        .map(|target| plan::plan(graph, memory, target, options))
         .collect::<Result<Vec<_>>>()?;
     let scratch = plans.iter().map(|p| p.scratch_bytes).max().unwrap_or(0);
     for plan in &mut plans {

@@ -10,7 +10,7 @@ use super::{
         rescale::Output,
         tiles, window, winograd,
     },
-    parallel::{self, Caller, LayerFn},
+    parallel::{self, Caller, LayerFn, Sharing},
     plan::{ConvChoice, KernelPlan, output},
     timing::{Clock, Step},
 };
@@ -198,8 +198,8 @@ impl Model<'_> {
                 places.push(Place::Arena(self.scratch));
             }
             places.extend(more);
-            let work = self.plan.work.get(id).copied().unwrap_or(0);
-            let mut call = self.shared(em, &name, Call::new(function, places), work)?;
+            let sharing = self.plan.sharing.get(id).copied().unwrap_or_default();
+            let mut call = self.shared(em, &name, Call::new(function, places), sharing)?;
             // The conversions of the inputs come before.
             let number = graph.inputs.len() + 1 + calls.len();
             let nodes: Vec<NodeId> = match self.memory.join(*id) {
@@ -229,14 +229,9 @@ impl Model<'_> {
         em: &mut Emitter<M>,
         name: &str,
         mut call: Call,
-        nanoseconds: u64,
+        sharing: Sharing,
     ) -> Result<Call> {
-        let units = call.function.units;
-        let most = if self.options.share_all { units } else { parallel::tasks(units, nanoseconds) };
-        let most = match call.function.private {
-            0 => most,
-            bytes => most.min(parallel::private_areas(bytes)),
-        };
+        let most = sharing.tasks(call.function.units, call.function.private);
         if most >= 2 {
             let task = parallel::task(em, name, call.function, |em, b, tables| {
                 self.addresses(em, b, tables, &call)
@@ -418,12 +413,14 @@ impl Model<'_> {
             let slot = self.memory.slot(port.node).map_err(|e| Error::internal(&e.at(&port.name)))?;
             Ok(Place::Arena(slot.offset))
         };
+        let sharing =
+            |ty| Sharing { nanoseconds: boundary::nanoseconds(ty), share_all: self.options.share_all };
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (i, port) in graph.inputs.iter().enumerate() {
             let (name, ty) = (format!("input{i}_quantize"), graph.ty(port.node));
             let function = boundary::quantize(em, &name, ty, port.layout)?;
             let call = Call::new(function, vec![Place::Input(i), slot(port)?]);
-            let mut call = self.shared(em, &name, call, boundary::nanoseconds(ty))?;
+            let mut call = self.shared(em, &name, call, sharing(ty))?;
             let step = Step::boundary(graph, port, "quantize");
             call.stamp = self.clock.map(|c| c.record(Some(i + 1), step));
             before.push(call);
@@ -432,7 +429,7 @@ impl Model<'_> {
             let (name, ty) = (format!("output{i}_dequantize"), graph.ty(port.node));
             let function = boundary::dequantize(em, &name, ty, port.layout)?;
             let call = Call::new(function, vec![slot(port)?, Place::Output(i)]);
-            let mut call = self.shared(em, &name, call, boundary::nanoseconds(ty))?;
+            let mut call = self.shared(em, &name, call, sharing(ty))?;
             let step = Step::boundary(graph, port, "dequantize");
             call.stamp = self.clock.map(|c| c.record(None, step));
             after.push(call);

@@ -56,24 +56,31 @@ const SCRATCH: usize = 2;
 /// Bytes of the scratch area that tasks with areas of their own may take together, unless two need more.
 const PRIVATE_BYTES: usize = 2 << 20;
 
-/// Scratch of a layer of `units` units whose tasks need that many bytes each.
-pub(crate) fn private_scratch(bytes: usize, units: usize) -> usize {
-    bytes * private_areas(bytes).min(units.max(1))
-}
-
-/// Most tasks of a layer whose tasks need that many bytes of scratch each.
-pub(crate) const fn private_areas(bytes: usize) -> usize {
-    let most = PRIVATE_BYTES / if bytes == 0 { 1 } else { bytes };
-    if most < 2 { 2 } else { most }
-}
-
 /// A task costs the caller one to two microseconds (waking, barrier, results that lie in the other core's cache); it
 /// pays when it computes for several times as long.
 const TASK_NANOSECONDS: u64 = 4000;
 
-/// Most tasks into which a layer of `units` units and that much work is worth splitting; below 2 it stays serial.
-pub(crate) fn tasks(units: usize, nanoseconds: u64) -> usize {
-    units.min((nanoseconds / TASK_NANOSECONDS) as usize)
+/// What decides how many tasks share a layer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sharing {
+    /// Estimated time on one core.
+    pub nanoseconds: u64,
+    /// Whether layers that are too small to be worth it are shared too.
+    pub share_all: bool,
+}
+
+impl Sharing {
+    /// Most tasks of a layer of `units` units whose tasks need `private` bytes of scratch each; below 2 it stays serial.
+    pub fn tasks(self, units: usize, private: usize) -> usize {
+        let worth = if self.share_all { units } else { (self.nanoseconds / TASK_NANOSECONDS) as usize };
+        let areas = PRIVATE_BYTES.checked_div(private).map_or(units, |areas| areas.max(2));
+        units.min(worth).min(areas)
+    }
+
+    /// Scratch of all tasks of such a layer.
+    pub fn scratch(self, units: usize, private: usize) -> usize {
+        private * self.tasks(units, private).max(1)
+    }
 }
 
 /// Rough time of a layer on one core; only the decision to split depends on it. The rates are about half of what the
@@ -209,9 +216,19 @@ mod tests {
 
     #[test]
     fn small_layers_stay_serial() {
+        let tasks = |units, nanoseconds| Sharing { nanoseconds, share_all: false }.tasks(units, 0);
         assert!(tasks(1000, 2 * TASK_NANOSECONDS - 1) < 2);
         assert_eq!(tasks(1000, 2 * TASK_NANOSECONDS), 2);
         assert_eq!(tasks(3, 1 << 30), 3);
         assert_eq!(tasks(0, 1 << 30), 0);
+    }
+
+    #[test]
+    fn scratch_is_for_the_tasks_that_there_will_be() {
+        let scratch = |nanoseconds, private| Sharing { nanoseconds, share_all: false }.scratch(100, private);
+        assert_eq!(scratch(0, 1000), 1000, "a serial layer");
+        assert_eq!(scratch(3 * TASK_NANOSECONDS, 1000), 3000);
+        assert_eq!(scratch(1 << 30, PRIVATE_BYTES / 8), PRIVATE_BYTES);
+        assert_eq!(scratch(1 << 30, PRIVATE_BYTES), 2 * PRIVATE_BYTES, "two threads at least");
     }
 }

@@ -1,6 +1,6 @@
 //! The kernel plan: which kernel computes each layer, and why. Data, so that it can be printed and tested.
 use super::{
-    join,
+    Options, join,
     ops::{
         conv::{self, ConvSpec, GemmPlan},
         depthwise::{self, RowPlan},
@@ -12,7 +12,7 @@ use super::{
         window::DepthwisePlan,
         winograd::{self, WinogradPlan},
     },
-    parallel,
+    parallel::{self, Sharing},
     target::Target,
     tuning::{Algorithm, Prefer, Tuning},
 };
@@ -68,8 +68,8 @@ pub struct KernelPlan {
     /// Bytes of the scratch area.
     pub scratch_bytes: usize,
     pub(crate) convs: BTreeMap<NodeId, ConvChoice>,
-    /// Estimated time of each layer on one core in nanoseconds, by which it is decided whether threads share it.
-    pub(crate) work: BTreeMap<NodeId, u64>,
+    /// By which it is decided whether threads share a layer.
+    pub(crate) sharing: BTreeMap<NodeId, Sharing>,
     pub(crate) pools: BTreeMap<NodeId, PoolPlan>,
     pub(crate) order: Vec<NodeId>,
 }
@@ -100,11 +100,12 @@ pub(crate) fn plan(
     graph: &IntGraph,
     memory: &MemoryPlan,
     target: &Target,
-    tuning: &Tuning,
+    options: &Options,
 ) -> Result<KernelPlan> {
+    let tuning = &options.tuning;
     let order = graph.topo_order().map_err(|e| Error::internal(&e))?;
     let (mut layers, mut convs, mut scratch) = (Vec::new(), BTreeMap::new(), 0);
-    let mut work = BTreeMap::new();
+    let mut shared = BTreeMap::new();
     let mut pools = BTreeMap::new();
     for id in &order {
         let node = graph.node(*id);
@@ -119,6 +120,10 @@ pub(crate) fn plan(
             why: None,
             winograd: None,
             tiles: None,
+        };
+        let sharing = |macs: u64| Sharing {
+            nanoseconds: parallel::nanoseconds(graph, *id, macs, target),
+            share_all: options.share_all,
         };
         match &node.op {
             IntOp::Input | IntOp::Const(_) => continue,
@@ -159,7 +164,9 @@ pub(crate) fn plan(
                     match tiles::plan(&spec, target, tuning, joined.clone()) {
                         Ok(direct) => {
                             report.tiles = Some(direct.shape.clone());
-                            let (choice, bytes) = fastest(spec, target, tuning, direct, joined, &mut report);
+                            let sharing = sharing(report.macs);
+                            let (choice, bytes) =
+                                fastest(spec, target, tuning, direct, joined, sharing, &mut report);
                             scratch = scratch.max(bytes);
                             choice
                         }
@@ -210,12 +217,12 @@ pub(crate) fn plan(
             | IntOp::ResizeLinear(_)
             | IntOp::Softmax(_) => report.kernel.clone_from(&report.op),
         }
-        work.insert(*id, parallel::nanoseconds(graph, *id, report.macs, target));
+        shared.insert(*id, sharing(report.macs));
         layers.push(report);
     }
     let scratch_bytes = scratch.next_multiple_of(64);
     let arena_bytes = memory.arena_bytes.next_multiple_of(64) + scratch_bytes;
-    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, pools, work, order })
+    Ok(KernelPlan { layers, arena_bytes, scratch_bytes, convs, pools, sharing: shared, order })
 }
 
 /// The fastest way to compute a layer that could have the `direct` tiles, and its bytes of scratch: Winograd in two dimensions or
@@ -226,6 +233,7 @@ fn fastest(
     tuning: &Tuning,
     direct: TilePlan,
     joined: Option<Joined>,
+    sharing: Sharing,
     report: &mut LayerReport,
 ) -> (ConvChoice, usize) {
     let choice = tuning.choice(&direct.shape);
@@ -264,7 +272,7 @@ fn fastest(
     };
     let (choice, kernel, scratch) = match (algorithm, square, line) {
         (Algorithm::Square, Ok(plan), _) => {
-            let (name, scratch) = (plan.name(), plan.scratch(&spec));
+            let (name, scratch) = (plan.name(), plan.scratch(&spec, sharing));
             (ConvChoice::Winograd(spec, plan), name, scratch)
         }
         (Algorithm::Line, _, Ok(plan)) => {
@@ -272,7 +280,7 @@ fn fastest(
             (ConvChoice::Line(spec, plan), name, scratch)
         }
         _ => {
-            let (name, scratch) = (direct.name(), direct.scratch);
+            let (name, scratch) = (direct.name(), direct.scratch(&spec, sharing));
             (ConvChoice::Tiles(spec, direct), name, scratch)
         }
     };

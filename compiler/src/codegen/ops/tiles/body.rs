@@ -239,7 +239,13 @@ impl TilePlan {
     }
 
     /// Output rows of a range of rows or tiles.
-    fn rows_of(&self, b: &mut Fb<'_>, spec: &ConvSpec, block: &Block, [begin, end]: [Value; 2]) -> [Value; 2] {
+    fn rows_of(
+        &self,
+        b: &mut Fb<'_>,
+        spec: &ConvSpec,
+        block: &Block,
+        [begin, end]: [Value; 2],
+    ) -> [Value; 2] {
         let (each, row) = if self.long_row { (block.pixels, spec.out[1]) } else { (self.lines, 1) };
         let [begin, end] = [begin, end].map(|v| b.ins().imul_imm_s(v, each as i64));
         let behind = b.offset(end, row as i64 - 1);

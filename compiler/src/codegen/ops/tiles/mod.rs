@@ -20,7 +20,7 @@ pub(crate) use body::define;
 use super::{conv::ConvSpec, line, rescale::Output, tile_shape::Work, winograd};
 use crate::{
     codegen::{
-        parallel,
+        parallel::Sharing,
         target::Target,
         tuning::{Algorithm, Prefer, TileChoice, Tuning},
     },
@@ -44,7 +44,6 @@ pub(crate) struct TilePlan {
     image: [usize; 3],
     /// Whether that image is a padded copy in the scratch area.
     copied: bool,
-    pub scratch: usize,
     /// Bytes of stack in which the tiles keep sums.
     sums: usize,
     /// All pixels of all images are one row.
@@ -127,7 +126,6 @@ pub(crate) fn plan(
         blocks: Vec::new(),
         image,
         copied,
-        scratch: 0,
         sums: 0,
         long_row,
         rows,
@@ -140,10 +138,6 @@ pub(crate) fn plan(
         cycles: 0.0,
     };
     plan.choose_blocks(spec, choice);
-    plan.scratch = match plan.private(spec) {
-        0 => plan.scratch_parts(spec)[1],
-        bytes => parallel::private_scratch(bytes, plan.shared(spec).map_or(1, |s| s.units(&plan))),
-    };
     plan.sums =
         plan.blocks.iter().map(|b| isa.scratch_bytes(&plan.tile(spec, b, b.pixels))).max().unwrap_or(0);
     Ok(plan)
@@ -541,6 +535,14 @@ impl TilePlan {
         let weights = self.blocks.iter().map(|block| self.unpacked(spec, block));
         let weights: usize = if self.interleaved(spec) { weights.sum() } else { weights.max().unwrap_or(0) };
         [image, image + weights]
+    }
+
+    /// Bytes of scratch that all threads need.
+    pub fn scratch(&self, spec: &ConvSpec, sharing: Sharing) -> usize {
+        match self.private(spec) {
+            0 => self.scratch_parts(spec)[1],
+            bytes => sharing.scratch(self.shared(spec).map_or(0, |s| s.units(self)), bytes),
+        }
     }
 
     /// Bytes of scratch that each thread needs for itself; 0 where threads share the area.

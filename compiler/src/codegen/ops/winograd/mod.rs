@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     codegen::{
-        parallel,
+        parallel::Sharing,
         target::Target,
         tuning::{Algorithm, TileChoice},
     },
@@ -186,8 +186,8 @@ impl WinogradPlan {
     }
 
     /// Bytes of scratch that all threads need.
-    pub fn scratch(&self, spec: &ConvSpec) -> usize {
-        parallel::private_scratch(self.private(spec), self.units())
+    pub fn scratch(&self, spec: &ConvSpec, sharing: Sharing) -> usize {
+        sharing.scratch(self.units(), self.private(spec))
     }
 
     /// Bytes of scratch that one thread needs.
