@@ -103,6 +103,11 @@ fn jit_avx512vnni() {
 }
 
 #[test]
+fn jit_avx512vbmi() {
+    jit("avx512vbmi");
+}
+
+#[test]
 fn jit_avxvnni() {
     jit("avxvnni");
 }
@@ -171,7 +176,7 @@ fn shared_libraries() {
 #[test]
 fn missing_cpu_features_are_reported() {
     let g = graph(1);
-    for cpu in ["avxvnni", "x86-64-v4+avxvnni"] {
+    for cpu in ["avxvnni", "x86-64-v4+avxvnni", "avx512vbmi"] {
         let target = Target::parse(Some("x86_64-unknown-linux-gnu"), cpu).expect("known");
         if target.runs_here() {
             continue;
@@ -197,7 +202,7 @@ fn levels_are_chosen_at_run_time() {
     let native = Target::native().expect("a supported machine");
     let dir = tempfile::tempdir().expect("temporary folder");
     let x64 = Some("x86_64-unknown-linux-gnu");
-    let missing: Vec<&str> = ["avxvnni", "x86-64-v4+avxvnni", "avx512vnni", "x86-64-v3"]
+    let missing: Vec<&str> = ["avxvnni", "x86-64-v4+avxvnni", "avx512vbmi", "avx512vnni", "x86-64-v3"]
         .into_iter()
         .filter(|cpu| !Target::parse(x64, cpu).expect("known").runs_here())
         .collect();

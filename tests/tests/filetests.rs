@@ -10,7 +10,8 @@ use std::{
     sync::Arc,
 };
 
-const CPUS: [&str; 6] = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "avx512vnni", "generic"];
+const CPUS: [&str; 7] =
+    ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "avx512vnni", "avx512vbmi", "generic"];
 
 fn native(cpu: &'static str) -> Option<Backend> {
     let target = Target::parse(None, cpu).ok().filter(Target::runs_here)?;

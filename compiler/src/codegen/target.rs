@@ -83,6 +83,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     x64("avx512dq", "", (7, 0, 1, 17), AVX512, &["avx512f"]),
     x64("avx512bw", "", (7, 0, 1, 30), AVX512, &["avx512f"]),
     x64("avx512vnni", "has_avx512vnni", (7, 0, 2, 11), AVX512, &["avx512vl", "avx512bw"]),
+    x64("avx512vbmi", "has_avx512vbmi", (7, 0, 2, 1), AVX512, &["avx512bw"]),
     x64("avxvnni", "has_avx_vnni", (7, 1, 0, 4), AVX, &["avx2"]),
     Feature {
         name: "dotprod",
@@ -117,6 +118,23 @@ const CPUS: &[(Arch, &str, &[&str])] = &[
         "avx512vnni",
         &["popcnt", "avx2", "fma", "bmi1", "bmi2", "lzcnt", "avx512vl", "avx512dq", "avx512bw", "avx512vnni"],
     ),
+    (
+        Arch::X64,
+        "avx512vbmi",
+        &[
+            "popcnt",
+            "avx2",
+            "fma",
+            "bmi1",
+            "bmi2",
+            "lzcnt",
+            "avx512vl",
+            "avx512dq",
+            "avx512bw",
+            "avx512vnni",
+            "avx512vbmi",
+        ],
+    ),
     (Arch::X64, "avxvnni", &["popcnt", "avx2", "fma", "bmi1", "bmi2", "lzcnt", "avxvnni"]),
     (Arch::Aarch64, "generic", &[]),
 ];
@@ -131,8 +149,9 @@ pub struct Target {
 
 impl Target {
     /// The target named by `triple` (`None`: this machine's) and `cpu`: `native`, a named CPU
-    /// (`x86-64`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `avx512vnni`, `avxvnni`, `generic`), optionally followed by
-    /// `+feature` and `-feature`, as in `x86-64-v3+avxvnni` or `generic+dotprod+i8mm`.
+    /// (`x86-64`, `x86-64-v2`, `x86-64-v3`, `x86-64-v4`, `avx512vnni` from Cascade Lake on, `avx512vbmi` from Ice Lake
+    /// and Zen 4 on, `avxvnni`, `generic`), optionally followed by `+feature` and `-feature`, as in `x86-64-v3+avxvnni`
+    /// or `generic+dotprod+i8mm`.
     ///
     /// # Errors
     /// [`Code::TARGET`]: unknown or unsupported triple, CPU or feature.
@@ -315,7 +334,7 @@ impl Target {
             "sse3" => "sse3", "ssse3" => "ssse3", "sse4.1" => "sse4.1", "sse4.2" => "sse4.2", "popcnt" => "popcnt",
             "avx" => "avx", "avx2" => "avx2", "fma" => "fma", "bmi1" => "bmi1", "bmi2" => "bmi2", "lzcnt" => "lzcnt",
             "avx512f" => "avx512f", "avx512vl" => "avx512vl", "avx512dq" => "avx512dq", "avx512bw" => "avx512bw",
-            "avx512vnni" => "avx512vnni", "avxvnni" => "avxvnni",
+            "avx512vnni" => "avx512vnni", "avx512vbmi" => "avx512vbmi", "avxvnni" => "avxvnni",
         );
         Ok(())
     }
@@ -384,6 +403,7 @@ mod tests {
         assert!(t.has("avx512vnni") && !t.has("avx512dq"));
         let t = Target::parse(X64, "x86-64-v4-avx2").expect("valid");
         assert!(!t.has("avx512f") && t.has("avx"), "what implies a removed feature goes with it");
+        assert!(!Target::parse(X64, "avx512vbmi-avx512bw").expect("valid").has("avx512vbmi"));
         assert_eq!(Target::parse(ARM, "generic+i8mm").expect("valid").isa(), "aarch64+dotprod+i8mm");
         assert_eq!(Target::parse(ARM, "+dotprod").expect("valid").isa(), "aarch64+dotprod");
     }
@@ -395,8 +415,15 @@ mod tests {
             levels.iter().map(Target::isa).collect()
         };
         let one = |cpu: &str| Target::parse(X64, cpu).expect("valid").isa();
-        let wanted = ["avx512vnni", "x86-64-v4", "avxvnni", "x86-64-v3", "x86-64-v2", "x86-64"].map(one);
-        assert_eq!(isas("x86-64-v3,x86-64,avx512vnni,x86-64-v2, avxvnni,x86-64-v4"), wanted);
+        let wanted =
+            ["avx512vbmi", "avx512vnni", "x86-64-v4", "avxvnni", "x86-64-v3", "x86-64-v2", "x86-64"].map(one);
+        assert_eq!(isas("x86-64-v3,x86-64,avx512vnni,x86-64-v2, avxvnni,avx512vbmi,x86-64-v4"), wanted);
+        let wanted = ["avx512vnni", "x86-64-v4+avx512vbmi", "x86-64-v4"].map(one);
+        assert_eq!(
+            isas("x86-64-v4,x86-64-v4+avx512vbmi,avx512vnni"),
+            wanted,
+            "dot products count more than tables"
+        );
         assert_eq!(isas("x86-64-v3"), [one("x86-64-v3")]);
         let arm = Target::parse_levels(ARM, "generic,generic+i8mm,generic+dotprod").expect("valid");
         let arm: Vec<_> = arm.iter().map(Target::isa).collect();

@@ -22,6 +22,7 @@ pub(super) const TARGETS: &[(&str, &str)] = &[
     (X64, "x86-64-v3"),
     (X64, "x86-64-v4"),
     (X64, "avx512vnni"),
+    (X64, "avx512vbmi"),
     (X64, "avxvnni"),
     (ARM, "generic"),
     (ARM, "generic+dotprod"),
