@@ -14,6 +14,8 @@ use iced_x86::IcedError;
 /// Vector instructions of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Simd {
+    /// As [`Simd::Avx512`], with permutations of bytes: AVX-512 VBMI. Only tables differ.
+    Vbmi,
     /// 64-byte vectors and masks: AVX-512 F and BW.
     Avx512,
     /// 32-byte vectors: AVX2 and FMA.
@@ -247,7 +249,7 @@ pub struct Lut {
 impl Lut {
     /// Whether the level has a kernel: AVX2 has one for bytes only.
     pub fn exists(&self, simd: Simd) -> bool {
-        simd == Simd::Avx512 || self.grid == Grid::U8
+        simd != Simd::Avx2 || self.grid == Grid::U8
     }
 
     /// Machine code.

@@ -17,7 +17,9 @@ use iced_x86::IcedError;
 
 /// The widest vectors of the target that these kernels have code for.
 pub(crate) fn simd(target: &Target) -> Option<Simd> {
-    if target.has("avx512bw") {
+    if target.has("avx512vbmi") {
+        Some(Simd::Vbmi)
+    } else if target.has("avx512bw") {
         Some(Simd::Avx512)
     } else if target.has("avx2") && target.has("fma") {
         Some(Simd::Avx2)

@@ -1,5 +1,9 @@
 //! Add, Mul, Requant, Lut, Softmax.
 use super::*;
+use crate::ukernel::{
+    Grid,
+    edge::{Lut, Simd},
+};
 use goshawk_ir::op::{
     float::NoAttrs,
     int::{Add, Rescale},
@@ -72,6 +76,28 @@ fn tables() {
             let table = Tensor::from_ints(dtype, shape(&[tables, 256]), &values).expect("fits");
             let out = if dtype == DType::U8 { u8_type(&dims, 0, 8) } else { i16_type(&dims) };
             check(&single(IntOp::Lut(NoAttrs {}), &[u8_type(&dims, 7, 8)], &[(table, None)], out), &mut rng);
+        }
+    }
+}
+
+/// Levels above those of this machine too: what is in the object.
+#[test]
+fn every_level_has_its_kernel_of_tables() {
+    let mut rng = Rng(15);
+    let table = Tensor::from_ints(DType::U8, shape(&[1, 256]), &rng.ints(256, 0, 255)).expect("fits");
+    let dims = [2, 3, 5];
+    let graph =
+        single(IntOp::Lut(NoAttrs {}), &[u8_type(&dims, 7, 8)], &[(table, None)], u8_type(&dims, 0, 8));
+    let kernels = [Simd::Avx2, Simd::Avx512, Simd::Vbmi]
+        .map(|simd| Lut { grid: Grid::U8 }.assemble(simd).expect("assembles"));
+    for (cpu, wanted) in [("x86-64-v3", 0), ("avx512vnni", 1), ("x86-64-v4+avx512vbmi", 2), ("avx512vbmi", 2)]
+    {
+        let options = options(X64, cpu);
+        let memory = crate::codegen::arena(&graph, &options).expect("plan");
+        let bytes = object(&graph, &memory, &options).expect("object").bytes;
+        for (i, kernel) in kernels.iter().enumerate() {
+            let found = bytes.windows(kernel.len()).any(|w| w == kernel);
+            assert_eq!(found, i == wanted, "{cpu}: kernel {i}");
         }
     }
 }

@@ -69,7 +69,7 @@ impl Vector {
     /// An empty function, at the widest width of the level.
     pub fn new(simd: Simd) -> Result<Self, IcedError> {
         let width = match simd {
-            Simd::Avx512 => Width::Zmm,
+            Simd::Vbmi | Simd::Avx512 => Width::Zmm,
             Simd::Avx2 => Width::Ymm,
         };
         Ok(Self { asm: CodeAssembler::new(64)?, width, data: Vec::new() })
