@@ -5,6 +5,7 @@ pub mod cc;
 pub mod filetest;
 pub mod generate;
 pub mod guard;
+pub mod interpret;
 pub mod models;
 pub mod nets;
 pub mod subjects;

@@ -13,12 +13,16 @@ use goshawk_ir::{
 use goshawk_tests::{
     generate::Random,
     guard::{Code, Guarded},
+    interpret,
 };
 
 const UNTOUCHED: u8 = 0xA5;
 
 fn levels() -> Vec<Simd> {
     let mut levels = Vec::new();
+    if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bw") {
+        levels.push(Simd::Vbmi);
+    }
     if is_x86_feature_detected!("avx512bw") {
         levels.push(Simd::Avx512);
     }
@@ -275,13 +279,60 @@ fn tables() {
             let code = lut.assemble(simd).expect("assembles");
             for case in 0..400 {
                 let count = if case == 0 { 70_000 } else { 1 + r.below(150) };
-                let table: Vec<u8> = (0..256 * grid.bytes()).map(|_| r.below(256) as u8).collect();
-                let x: Vec<u8> = (0..count).map(|_| r.below(256) as u8).collect();
-                let n = grid.bytes();
-                let want: Vec<u8> =
-                    x.iter().flat_map(|x| table[usize::from(*x) * n..][..n].to_vec()).collect();
+                let [table, x, want] = random_look_up(&mut r, grid, count);
                 let got = run(&code, &x, &table, &[0], want.len(), count);
                 assert!(got == want, "{simd:?} {grid:?} case {case} count {count}");
+            }
+        }
+    }
+}
+
+/// Table, elements, what these give.
+fn random_look_up(r: &mut Random, grid: Grid, count: usize) -> [Vec<u8>; 3] {
+    let n = grid.bytes();
+    let table: Vec<u8> = (0..256 * n).map(|_| r.below(256) as u8).collect();
+    let x: Vec<u8> = (0..count).map(|_| r.below(256) as u8).collect();
+    let want = x.iter().flat_map(|x| table[usize::from(*x) * n..][..n].to_vec()).collect();
+    [table, x, want]
+}
+
+/// For CPUs unlike this one; where it has what the kernel needs, the two ways must agree.
+#[test]
+fn interpreted_tables() {
+    let (mut r, here) = (Random::new(6), levels());
+    for (simd, grid) in [Simd::Vbmi, Simd::Avx512].into_iter().flat_map(|s| [(s, Grid::U8), (s, Grid::I16)]) {
+        let code = Lut { grid }.assemble(simd).expect("assembles");
+        for count in 0..=200 {
+            let [table, x, want] = random_look_up(&mut r, grid, count);
+            let mut got = vec![UNTOUCHED; want.len()];
+            interpret::call(&code, [&x, &table, &[]], &mut got, count).expect("runs");
+            assert!(got == want, "{simd:?} {grid:?} count {count}");
+            if here.contains(&simd) {
+                assert!(got == run(&code, &x, &table, &[0], want.len(), count), "{simd:?} {grid:?} {count}");
+            }
+        }
+    }
+}
+
+/// A byte too few of anything is an error for the interpreter.
+#[test]
+fn interpreted_tables_stay_in_bounds() {
+    let mut r = Random::new(7);
+    for (simd, grid) in [Simd::Vbmi, Simd::Avx512].into_iter().flat_map(|s| [(s, Grid::U8), (s, Grid::I16)]) {
+        let code = Lut { grid }.assemble(simd).expect("assembles");
+        for count in [1, 31, 32, 33, 63, 64, 65, 128, 200] {
+            let [table, x, out] = random_look_up(&mut r, grid, count);
+            let look_up = |x: &[u8], table: &[u8], out: &[u8]| {
+                interpret::call(&code, [x, table, &[]], &mut out.to_vec(), count)
+            };
+            look_up(&x, &table, &out).expect("nothing is missing");
+            for result in [
+                look_up(&x[1..], &table, &out),
+                look_up(&x, &table[1..], &out),
+                look_up(&x, &table, &out[1..]),
+            ] {
+                let error = result.expect_err("a byte is missing");
+                assert!(error.contains("outside the buffers"), "{simd:?} {grid:?} {count}: {error}");
             }
         }
     }
