@@ -4,8 +4,7 @@
 use goshawk_compiler::ukernel::{
     Dot, Grid, Isa, Join, Rescale, Tile, Weights,
     join::{Constants, Second},
-    pack::{self, Channel},
-    x64,
+    pack::Channel,
 };
 use goshawk_ir::{Dyadic, Requant};
 use goshawk_tests::{
@@ -69,7 +68,10 @@ fn random_join(r: &mut Random, tile: &mut Tile) -> (Constants, Vec<i32>) {
 fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
     let lanes = isa.lanes();
     let weights = match isa {
-        Isa::Vnni512 => r.pick(&[Weights::Int8, Weights::Int4Times16, Weights::Int4Bytes]),
+        Isa::Vnni512 => {
+            let forms = [Weights::Int8, Weights::Int4Times16, Weights::Int4Unpacking, Weights::Int4Bytes];
+            r.pick(&forms)
+        }
         Isa::Avx2 if dot.is_some() => r.pick(&[Weights::Int8, Weights::Int4Times16]),
         Isa::Avx2 => {
             let period = 2 + r.below(8);
@@ -122,7 +124,10 @@ fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
         row_stride,
         line,
         line_stride,
-        prefetch: if matches!(weights, Weights::Int4Offset { .. }) { 0 } else { r.pick(&[0, 100, 4096]) },
+        prefetch: match weights {
+            Weights::Int4Unpacking | Weights::Int4Offset { .. } => 0,
+            _ => r.pick(&[0, 100, 4096]),
+        },
         kernel_row_stride,
         out_stride: columns * grid.bytes() + r.pick(&[0, 0, 3, 64]),
         out_line,
@@ -244,6 +249,10 @@ fn check_case(case: &Case, place: fn(&[u8]) -> Guarded, [want, want_second]: &[V
         unsafe { code.call(a.as_ptr(), w.as_ptr(), out.as_mut_ptr(), e.as_ptr(), scratch.as_mut_ptr()) };
     }
     assert!(*out == want, "seed {seed}: {t:?}");
+    if t.weights == Weights::Int4Unpacking {
+        let unpacked = case.isa.pack(&weights, &Tile { weights: Weights::Int4Bytes, ..t.clone() });
+        assert!(*scratch == unpacked, "unpacked weights, seed {seed}: {t:?}");
+    }
 }
 
 fn check(isa: Isa, dot: Option<Dot>) {
@@ -252,30 +261,6 @@ fn check(isa: Isa, dot: Option<Dot>) {
         let want = expected(&case);
         check_case(&case, Guarded::at_end, &want, seed);
         check_case(&case, Guarded::at_start, &want, seed);
-    }
-}
-
-#[test]
-fn unpacked_weights_are_packed_bytes() {
-    if !is_x86_feature_detected!("avx512f") {
-        return eprintln!("skipped: the unpacking kernel needs a CPU with AVX-512");
-    }
-    let code = Code::new(&x64::unpack::assemble().expect("the kernel assembles"));
-    for seed in 0..200 {
-        let r = &mut Random::new(seed);
-        let vectors = r.pick(Isa::Vnni512.vectors());
-        let depth = if vectors == 1 { 8 } else { 4 } * (1 + r.below(20));
-        let columns = (vectors - 1) * 16 + 1 + r.below(16);
-        let rows: Vec<Vec<i8>> =
-            (0..columns).map(|_| (0..depth).map(|_| r.between(-8, 7) as i8).collect()).collect();
-        let rows: Vec<&[i8]> = rows.iter().map(Vec::as_slice).collect();
-        let packed = Guarded::at_end(&pack::int4(&rows, vectors * 16, 64, 0));
-        let want: Vec<u8> = pack::int8(&rows, vectors * 16).into_iter().map(|w| w << 4).collect();
-        let mut out = Guarded::at_end(&vec![0xA5; want.len()]);
-        let count = (packed.len() / 64) as *mut u8;
-        // SAFETY: the buffers have the sizes that the kernel's contract names; guard pages catch anything else.
-        unsafe { code.call(packed.as_ptr(), std::ptr::null(), out.as_mut_ptr(), std::ptr::null(), count) };
-        assert!(*out == want, "seed {seed}");
     }
 }
 

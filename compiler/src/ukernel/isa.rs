@@ -51,6 +51,9 @@ impl Isa {
     /// Bytes of scratch that the tile needs.
     pub fn scratch_bytes(self, tile: &Tile) -> usize {
         match self {
+            Self::Vnni512 if tile.weights == Weights::Int4Unpacking => {
+                tile.depth() * tile.vectors * self.lanes()
+            }
             Self::Vnni512 => 0,
             Self::Avx2 => avx2::scratch_bytes(tile),
         }
@@ -73,7 +76,7 @@ impl Isa {
         match tile.weights {
             Weights::Int8 => pack::int8(weights, padded),
             Weights::Int16 => pack::int16(weights, padded),
-            Weights::Int4Times16 => pack::int4(weights, padded, self.lanes() * 4, 0),
+            Weights::Int4Times16 | Weights::Int4Unpacking => pack::int4(weights, padded, self.lanes() * 4, 0),
             Weights::Int4Bytes => pack::int8(weights, padded).into_iter().map(|w| w << 4).collect(),
             Weights::Int4Offset { .. } => pack::int4(weights, padded, self.lanes() * 4, 8),
         }
@@ -90,7 +93,8 @@ impl Isa {
 
     /// Epilogue constants of a tile.
     pub fn epilogue(self, channels: &[Channel], tile: &Tile) -> Vec<u8> {
-        let times16 = matches!(tile.weights, Weights::Int4Times16 | Weights::Int4Bytes);
+        let times16 =
+            matches!(tile.weights, Weights::Int4Times16 | Weights::Int4Unpacking | Weights::Int4Bytes);
         let mut out = self.rescale_constants(channels, tile.rescale, tile.zero_point, times16);
         out.resize(tile.vectors * self.epilogue_bytes(tile.rescale), 0);
         out

@@ -11,7 +11,10 @@ pub enum Weights {
     /// Two to a byte; unpacked in registers to sixteen times their value, so that no sign extension is needed. The
     /// accumulator is then sixteen times the true one, bias and shift are adjusted to that.
     Int4Times16,
-    /// One byte each, sixteen times their value: 4-bit weights that [`super::x64::unpack`] has unpacked before. Else as
+    /// As [`Self::Int4Times16`], and what is unpacked is stored where `r8` points, [`Tile::depth`] × vectors × 16 bytes, for
+    /// tiles of other pixels. AVX-512 only.
+    Int4Unpacking,
+    /// One byte each, sixteen times their value: 4-bit weights that [`Self::Int4Unpacking`] has stored. Else as
     /// [`Self::Int4Times16`].
     Int4Bytes,
     /// Two to a byte, plus 8; unpacked in registers. Sums stay in i16 for at most `period` steps of four k, which the

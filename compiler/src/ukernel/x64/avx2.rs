@@ -32,7 +32,9 @@ pub fn max_rows(weights: Weights, vectors: usize) -> usize {
         Weights::Int8 => 12 / vectors,
         Weights::Int16 => 10 / vectors,
         // Two registers of unpacked weights.
-        Weights::Int4Offset { .. } | Weights::Int4Times16 | Weights::Int4Bytes => 12 / vectors.max(2),
+        Weights::Int4Offset { .. } | Weights::Int4Times16 | Weights::Int4Unpacking | Weights::Int4Bytes => {
+            12 / vectors.max(2)
+        }
     }
 }
 
@@ -40,7 +42,11 @@ pub fn max_rows(weights: Weights, vectors: usize) -> usize {
 pub fn scratch_bytes(tile: &Tile) -> usize {
     match tile.weights {
         Weights::Int4Offset { .. } => tile.rows * tile.vectors * 32,
-        Weights::Int8 | Weights::Int16 | Weights::Int4Times16 | Weights::Int4Bytes => 0,
+        Weights::Int8
+        | Weights::Int16
+        | Weights::Int4Times16
+        | Weights::Int4Unpacking
+        | Weights::Int4Bytes => 0,
     }
 }
 
@@ -176,7 +182,9 @@ impl<'a> Kernel<'a> {
                 (whole * unroll_of(steps / whole), tile.vectors * 16)
             }
             Weights::Int16 => (unroll_of(steps), tile.vectors * 64),
-            Weights::Int8 | Weights::Int4Bytes => (unroll_of(steps), tile.vectors * 32),
+            Weights::Int8 | Weights::Int4Unpacking | Weights::Int4Bytes => {
+                (unroll_of(steps), tile.vectors * 32)
+            }
         };
         let (mut outer, mut inner) = (self.asm.create_label(), self.asm.create_label());
         let constant = match (tile.dot, tile.weights) {
@@ -249,7 +257,7 @@ impl<'a> Kernel<'a> {
             return self.dot_step(dot, step, at);
         }
         match tile.weights {
-            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes => {
+            Weights::Int8 | Weights::Int4Times16 | Weights::Int4Unpacking | Weights::Int4Bytes => {
                 for row in 0..tile.rows {
                     self.asm.vpbroadcastd(YMM[14], activations(row))?;
                     for v in 0..tile.vectors {

@@ -12,7 +12,6 @@ pub mod max_pool;
 pub mod regs;
 mod requantize;
 mod row;
-pub mod unpack;
 pub mod vector;
 pub mod vnni512;
 pub mod winograd;

@@ -24,7 +24,11 @@ type Asm = Result<(), IcedError>;
 pub fn max_rows(weights: Weights, vectors: usize) -> usize {
     match weights {
         Weights::Int4Times16 => (30 - vectors.max(2)) / vectors,
-        Weights::Int8 | Weights::Int16 | Weights::Int4Bytes | Weights::Int4Offset { .. } => 28 / vectors,
+        Weights::Int8
+        | Weights::Int16
+        | Weights::Int4Bytes
+        | Weights::Int4Unpacking
+        | Weights::Int4Offset { .. } => 28 / vectors,
     }
 }
 
@@ -36,12 +40,12 @@ pub(super) fn unroll_of(steps: usize, whole: usize) -> usize {
         .unwrap_or(steps)
 }
 
-/// Machine code of the tile, whose weights are `Int8`, `Int4Times16` or `Int4Bytes`.
+/// Machine code of the tile, whose weights are of neither `Int16` nor `Int4Offset`.
 ///
 /// # Errors
 /// The assembler refuses an instruction, which is a defect of this file.
 pub fn assemble(tile: &Tile) -> Result<Vec<u8>, IcedError> {
-    debug_assert!(matches!(tile.weights, Weights::Int8 | Weights::Int4Times16 | Weights::Int4Bytes));
+    debug_assert!(!matches!(tile.weights, Weights::Int16 | Weights::Int4Offset { .. }));
     let mut k = Kernel::new(tile)?;
     k.load_bias()?;
     k.multiply()?;
@@ -151,7 +155,7 @@ impl<'a> Kernel<'a> {
         let tile = self.tile;
         let steps = tile.run / 4;
         // Int4 shares a 64-byte vector between two vectors of weights, with one vector between two steps.
-        let int4 = tile.weights == Weights::Int4Times16;
+        let int4 = self.unpacks();
         let whole = if int4 { 2usize.div_ceil(tile.vectors) } else { 1 };
         let unroll = unroll_of(steps, whole);
         let step_bytes = tile.vectors * if int4 { 32 } else { 64 };
@@ -189,6 +193,9 @@ impl<'a> Kernel<'a> {
         if fetched > 0 {
             self.asm.add(r::r8, (64 * fetched) as i32)?;
         }
+        if tile.weights == Weights::Int4Unpacking {
+            self.asm.add(r::r8, (2 * step_bytes * unroll) as i32)?;
+        }
         self.asm.add(r::r9, (4 * unroll) as i32)?;
         self.asm.add(r::rsi, (step_bytes * unroll) as i32)?;
         if trips > 1 {
@@ -211,7 +218,8 @@ impl<'a> Kernel<'a> {
             return Vec::new();
         };
         // The loops leave r8 and r10 to this, and rdi once it is copied.
-        if tile.kernel_rows > 1 || tile.prefetch > 0 || tile.out_line < tile.rows {
+        let taken = tile.prefetch > 0 || tile.weights == Weights::Int4Unpacking;
+        if tile.kernel_rows > 1 || taken || tile.out_line < tile.rows {
             return Vec::new();
         }
         let rows = tile.rows.div_ceil(trips);
@@ -240,11 +248,13 @@ impl<'a> Kernel<'a> {
     fn unrolled(&mut self, unroll: usize, step_bytes: usize, fetched: usize, ahead: &[Stream]) -> Asm {
         let tile = self.tile;
         let mut free = self.free();
-        if tile.weights == Weights::Int4Times16 {
+        // Int4 needs all its weights (at least one pair) in registers, unless it stores them; Int8 reads those that do not
+        // fit from memory.
+        let pairs = self.unpacks();
+        if pairs {
             free = &free[..free.len() - 1];
         }
-        // Int4 needs all its weights (at least one pair) in registers; Int8 reads those that do not fit from memory.
-        let pairs = tile.weights == Weights::Int4Times16;
+        let unpacking = tile.weights == Weights::Int4Unpacking;
         let wanted = if pairs { tile.vectors.max(2) } else { tile.vectors };
         let in_registers = wanted.min(free.len() - 1);
         let (weights, broadcasts) = free.split_at(in_registers);
@@ -272,8 +282,14 @@ impl<'a> Kernel<'a> {
                     self.asm.vmovdqu32(*w, zmmword_ptr(r::rsi + at + (v * 64) as i32))?;
                 }
             } else if tile.vectors > 1 {
-                for (p, pair) in weights.chunks_exact(2).enumerate() {
+                let places = weights.chunks_exact(2).cycle();
+                for (p, pair) in places.take(tile.vectors / 2).enumerate() {
                     self.unpack(pair[0], pair[1], at + (p * 64) as i32)?;
+                }
+                if weights.len() < tile.vectors {
+                    for (v, w) in weights.iter().enumerate() {
+                        self.asm.vmovdqu32(*w, zmmword_ptr(r::r8 + 2 * at + (v * 64) as i32))?;
+                    }
                 }
             } else if step.is_multiple_of(2) {
                 self.unpack(weights[0], weights[1], at)?;
@@ -286,7 +302,8 @@ impl<'a> Kernel<'a> {
                     match weights.get(register) {
                         Some(w) => self.asm.vpdpbusd(self.acc(row, v), b, *w)?,
                         None => {
-                            let memory = zmmword_ptr(r::rsi + at + (v * 64) as i32);
+                            let stored = if unpacking { r::r8 + 2 * at } else { r::rsi + at };
+                            let memory = zmmword_ptr(stored + (v * 64) as i32);
                             self.asm.vpdpbusd(self.acc(row, v), b, memory)?;
                         }
                     }
@@ -296,13 +313,23 @@ impl<'a> Kernel<'a> {
         Ok(())
     }
 
-    /// Two vectors of weights, sixteen times their value, from the nibbles of one.
+    /// Whether weights lie two to a byte.
+    fn unpacks(&self) -> bool {
+        matches!(self.tile.weights, Weights::Int4Times16 | Weights::Int4Unpacking)
+    }
+
+    /// Two vectors of weights, sixteen times their value, from the nibbles of one; stored, if the tile unpacks for others.
     fn unpack(&mut self, low: AsmRegisterZmm, high: AsmRegisterZmm, at: i32) -> Asm {
         let mask = ZMM[31];
         self.asm.vmovdqu32(high, zmmword_ptr(r::rsi + at))?;
         self.asm.vpsllw(low, high, 4)?;
         self.asm.vpandd(high, high, mask)?;
-        self.asm.vpandd(low, low, mask)
+        self.asm.vpandd(low, low, mask)?;
+        if self.tile.weights == Weights::Int4Unpacking {
+            self.asm.vmovdqu32(zmmword_ptr(r::r8 + 2 * at), low)?;
+            self.asm.vmovdqu32(zmmword_ptr(r::r8 + 2 * at + 64), high)?;
+        }
+        Ok(())
     }
 
     /// From accumulators to memory: `rdx` = result, `rcx` = epilogue; of a join `r11` = residual, and the second result's

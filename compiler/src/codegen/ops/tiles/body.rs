@@ -7,7 +7,7 @@ use crate::{
         emitter::{Emitter, Level, fail},
         parallel::{self, LayerFn},
     },
-    ukernel::{Weights, x64},
+    ukernel::Weights,
 };
 use cranelift_codegen::ir::{
     FuncRef, InstBuilder, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types::I64,
@@ -27,11 +27,12 @@ pub(crate) fn define<M: Module>(
     let (mut runs, mut weights, mut epilogues) = (Vec::<Run>::new(), Vec::new(), Vec::new());
     let interleaved = plan.interleaved(spec);
     for block in &plan.blocks {
-        let mut leaf = |em: &mut Emitter<M>, pixels: usize| -> Result<Option<FuncId>> {
+        let mut leaf = |em: &mut Emitter<M>, weights: Weights, pixels: usize| -> Result<Option<FuncId>> {
             if pixels == 0 {
                 return Ok(None);
             }
-            let code = plan.isa.assemble(&plan.tile(spec, block, pixels)).map_err(|e| fail(name, &e))?;
+            let block = Block { weights, ..*block };
+            let code = plan.isa.assemble(&plan.tile(spec, &block, pixels)).map_err(|e| fail(name, &e))?;
             if let Some(id) = leaves.get(&code) {
                 return Ok(Some(*id));
             }
@@ -40,8 +41,15 @@ pub(crate) fn define<M: Module>(
             leaves.insert(code, id);
             Ok(Some(id))
         };
-        let usual = leaf(em, block.pixels)?;
-        let rest = leaf(em, plan.rest(block))?;
+        let pixels = [block.pixels, plan.rest(block)];
+        let mut tiles = |em: &mut Emitter<M>, weights: Weights| -> Result<Tiles<FuncId>> {
+            Ok([leaf(em, weights, pixels[0])?, leaf(em, weights, pixels[1])?])
+        };
+        let unpacking = match block.weights {
+            Weights::Int4Bytes => tiles(em, Weights::Int4Unpacking)?,
+            _ => [None; 2],
+        };
+        let tiles = tiles(em, block.weights)?;
         let channels = &plan.channels[block.first..block.first + block.columns];
         let mut epilogue = plan.isa.epilogue(channels, &plan.tile(spec, block, block.pixels));
         if let Some(joined) = &plan.join {
@@ -54,15 +62,11 @@ pub(crate) fn define<M: Module>(
         epilogues.extend(epilogue);
         match runs.last_mut() {
             Some(run) if run.continues(block) && !interleaved => run.count += 1,
-            _ => runs.push(Run { block: *block, count: 1, start, bytes, usual, rest }),
+            _ => runs.push(Run { block: *block, count: 1, start, bytes, tiles, unpacking }),
         }
     }
     let weights = em.rodata(&format!("{name}_weights"), weights)?;
     let epilogues = em.rodata(&format!("{name}_requant"), epilogues)?;
-    let unpack = match plan.blocks.iter().any(|block| block.weights == Weights::Int4Bytes) {
-        true => Some(em.shared_leaf("unpack", x64::unpack::assemble().map_err(|e| fail(name, &e))?)?),
-        false => None,
-    };
     let shared = plan.shared(spec);
     let operands = 3 + plan.joined();
     let params = operands + if shared.is_some() { 2 } else { 0 };
@@ -75,11 +79,8 @@ pub(crate) fn define<M: Module>(
                 bytes: run.bytes.map(|n| n as i64),
                 first: BlockCode {
                     block: run.block,
-                    unpack: unpack
-                        .filter(|_| run.block.weights == Weights::Int4Bytes)
-                        .map(|id| em.callee(b, id)),
-                    usual: run.usual.map(|id| em.callee(b, id)),
-                    rest: run.rest.map(|id| em.callee(b, id)),
+                    tiles: run.tiles.map(|id| id.map(|id| em.callee(b, id))),
+                    unpacking: run.unpacking.map(|id| id.map(|id| em.callee(b, id))),
                     weights: b.offset(constants[0], run.start[0] as i64),
                     epilogue: b.offset(constants[1], run.start[1] as i64),
                 },
@@ -194,6 +195,11 @@ impl Units {
     }
 }
 
+/// The leaves of the usual tile, and of the shorter one behind the last: see [`USUAL`].
+type Tiles<F> = [Option<F>; 2];
+const USUAL: usize = 0;
+const REST: usize = 1;
+
 /// Blocks that follow each other and differ in their constants only.
 struct Run {
     /// The first of them.
@@ -202,8 +208,9 @@ struct Run {
     /// Where its weights and epilogue start, and how long they are.
     start: [usize; 2],
     bytes: [usize; 2],
-    usual: Option<FuncId>,
-    rest: Option<FuncId>,
+    tiles: Tiles<FuncId>,
+    /// The same for the first tile of all, which unpacks the weights for the others.
+    unpacking: Tiles<FuncId>,
 }
 
 impl Run {
@@ -223,9 +230,8 @@ struct RunCode {
 #[derive(Clone, Copy)]
 struct BlockCode {
     block: Block,
-    unpack: Option<FuncRef>,
-    usual: Option<FuncRef>,
-    rest: Option<FuncRef>,
+    tiles: Tiles<FuncRef>,
+    unpacking: Tiles<FuncRef>,
     weights: Value,
     epilogue: Value,
 }
@@ -403,51 +409,76 @@ impl TilePlan {
             at.iter().zip(steps).map(|(v, step)| b.index(*v, count, *step)).collect()
         };
         let pixels = first.block.pixels;
-        let weights = self.unpack(b, spec, group, range, unpacked);
+        let unpacked = self.unpacked_blocks(b, spec, group, unpacked);
         let tile_in = match self.lines {
             1 => pixels * spec.window.stride[1] * channels,
             lines => lines * row_in,
         };
         let steps = by_pixels(tile_in, pixels, 1);
-        // Where the tile keeps its sums, or fetches from.
+        // Where the tile keeps its sums, or fetches from; one that unpacks does not fetch.
         let beside = match fetched {
             0 => sums,
-            _ => b.offset(first.weights, self.stored(spec, &first.block) as i64),
-        };
-        let images = &[&[images[0], beside], &images[1..]].concat()[..];
-        let call = |b: &mut Fb<'_>, t: &[Value], leaf: fn(&BlockCode) -> Option<FuncRef>| {
-            for (code, weights) in group.iter().zip(&weights) {
-                if let Some(leaf) = leaf(code) {
-                    let offsets = self.block_offsets(spec, code.block.first - first.block.first);
-                    let results = advance(b, &t[2..], &offsets[1..]);
-                    let mut arguments = vec![t[0], *weights, results[0], code.epilogue, t[1]];
-                    arguments.extend(&results[1..]);
-                    b.ins().call(leaf, &arguments);
-                }
+            _ => {
+                let before = if first.block.weights == Weights::Int4Bytes { fetched } else { 0 };
+                b.offset(first.weights, self.stored(spec, &first.block) as i64 - before as i64)
             }
         };
+        let images = &[&[images[0], beside], &images[1..]].concat()[..];
+        // `t`: the addresses, then whether it is the first tile.
+        let call = |b: &mut Fb<'_>, t: &[Value], which: usize| {
+            let (at, fresh) = t.split_at(t.len() - 1);
+            for (code, unpacked) in group.iter().zip(&unpacked) {
+                let Some(tile) = code.tiles[which] else { continue };
+                let offsets = self.block_offsets(spec, code.block.first - first.block.first);
+                let results = advance(b, &at[2..], &offsets[1..]);
+                let arguments = |weights: Value, beside: Value| -> Vec<Value> {
+                    let usual = [at[0], weights, results[0], code.epilogue, beside];
+                    usual.into_iter().chain(results[1..].iter().copied()).collect()
+                };
+                let Some(unpacking) = code.unpacking[which] else {
+                    b.ins().call(tile, &arguments(code.weights, at[1]));
+                    continue;
+                };
+                let way = |b: &mut Fb<'_>, leaf: FuncRef, weights: Value, beside: Value| {
+                    b.ins().call(leaf, &arguments(weights, beside));
+                    vec![]
+                };
+                b.branch(
+                    fresh[0],
+                    |b| way(b, unpacking, code.weights, *unpacked),
+                    |b| way(b, tile, *unpacked, at[1]),
+                );
+            }
+        };
+        let with = |b: &mut Fb<'_>, mut at: Vec<Value>, fresh: bool| {
+            at.push(b.int(I64, fresh.into()));
+            at
+        };
         let usual = |b: &mut Fb<'_>, t: &[Value]| {
-            call(b, t, |code| code.usual);
-            advance(b, t, &steps)
+            call(b, t, USUAL);
+            let next = advance(b, t, &steps);
+            with(b, next, false)
         };
         let whole = if self.lines > 1 { self.rows / self.lines } else { self.columns / pixels };
         let [begin, end] = range;
         if self.one_dimensional() {
             let from = index(b, images, begin, &steps);
+            let from = with(b, from, true);
             let tiles = b.int(I64, whole as i64);
             let stop = b.ins().smin(end, tiles);
-            b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
-            if first.rest.is_some() {
+            let t = b.repeat_range([begin, stop], &from, |b, _, t| usual(b, t));
+            if first.tiles[REST].is_some() {
                 // The shorter tile is the last one: it belongs to the range that ends behind it.
                 let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
                 let behind = b.ins().icmp(IntCC::SignedGreaterThan, end, tiles);
                 let last = b.ins().band(some, behind);
                 let whole: Vec<i64> = steps.iter().map(|step| whole as i64 * step).collect();
-                let from = advance(b, images, &whole);
+                let mut from = advance(b, images, &whole);
+                from.extend(t.last());
                 b.branch(
                     last,
                     |b| {
-                        call(b, &from, |code| code.rest);
+                        call(b, &from, REST);
                         vec![]
                     },
                     |_| vec![],
@@ -456,45 +487,29 @@ impl TilePlan {
             return;
         }
         let from = index(b, images, begin, &rows);
+        let from = with(b, from, true);
         b.repeat_range([begin, end], &from, |b, _, v| {
             let t = b.repeat(whole, v, usual);
-            call(b, &t, |code| code.rest);
-            advance(b, v, &rows)
+            call(b, &t, REST);
+            let next = advance(b, v, &rows);
+            with(b, next, false)
         });
     }
 
-    /// The weights of some blocks as tiles read them: where they are stored, or unpacked into the scratch area if there is
-    /// anything to compute with them.
-    fn unpack(
+    /// Where the unpacked weights of some blocks lie in the scratch area.
+    fn unpacked_blocks(
         &self,
         b: &mut Fb<'_>,
         spec: &ConvSpec,
         group: &[BlockCode],
-        [begin, end]: [Value; 2],
         scratch: Value,
     ) -> Vec<Value> {
-        let mut to = scratch;
-        let mut weights = Vec::new();
-        for code in group {
-            let bytes = self.unpacked(spec, &code.block);
-            let Some(unpack) = code.unpack else {
-                weights.push(code.weights);
-                continue;
-            };
-            let some = b.ins().icmp(IntCC::SignedLessThan, begin, end);
-            b.branch(
-                some,
-                |b| {
-                    let (none, count) = (b.int(I64, 0), b.int(I64, (bytes / 128) as i64));
-                    b.ins().call(unpack, &[code.weights, none, to, none, count]);
-                    vec![]
-                },
-                |_| vec![],
-            );
-            weights.push(to);
-            to = b.offset(to, bytes as i64);
-        }
-        weights
+        let place = |at: &mut usize, code: &BlockCode| {
+            let place = b.offset(scratch, *at as i64);
+            *at += self.unpacked(spec, &code.block);
+            Some(place)
+        };
+        group.iter().scan(0, place).collect()
     }
 
     /// Bytes from the first channel to channel `first`, in everything that tiles go through.

@@ -299,9 +299,8 @@ pub(super) fn join_name(join: Option<&Joined>) -> &'static str {
     }
 }
 
-/// Tiles of a block from which on its 4-bit weights are unpacked once, not by each tile: fewer wait for memory, and the tiles' own
-/// prefetch hides more of that.
-const UNPACKED_TILES: usize = 8;
+/// Tiles of a block from which on its 4-bit weights are unpacked once, by the first one, not by each.
+const UNPACKED_TILES: usize = 2;
 
 /// Bytes of results, and of a residual, from which on they are not all in the second-level cache.
 const RESULTS: usize = 512 << 10;
@@ -400,7 +399,7 @@ impl TilePlan {
                 Weights::Int8 => "i8".to_owned(),
                 Weights::Int16 => "i8 as i16".to_owned(),
                 Weights::Int4Times16 => "i4 times 16".to_owned(),
-                Weights::Int4Bytes => "i4 unpacked".to_owned(),
+                Weights::Int4Unpacking | Weights::Int4Bytes => "i4 unpacked".to_owned(),
                 Weights::Int4Offset { period } => format!("i4 in i16 for {period}"),
             };
             let mode = if self.copied { "padded copy" } else { "in place" };
@@ -558,7 +557,7 @@ impl TilePlan {
         let rows: Vec<&[i8]> = rows.iter().map(Vec::as_slice).collect();
         let mut tile = self.tile(spec, block, block.pixels);
         if tile.weights == Weights::Int4Bytes {
-            tile.weights = Weights::Int4Times16;
+            tile.weights = Weights::Int4Unpacking;
         }
         self.isa.pack(&rows, &tile)
     }
@@ -569,7 +568,7 @@ impl TilePlan {
         const FEW: usize = 24;
         const STAYS: usize = 512 << 10;
         // AVX2 keeps the sums of short arithmetic where the address would be.
-        let none = matches!(block.weights, Weights::Int4Bytes | Weights::Int4Offset { .. });
+        let none = matches!(block.weights, Weights::Int4Unpacking | Weights::Int4Offset { .. });
         if none || self.interleaved(spec) {
             return 0;
         }
@@ -580,7 +579,9 @@ impl TilePlan {
         if tiles > FEW || block.pixels == 1 && all <= STAYS {
             return 0;
         }
-        self.stored(spec, block).div_ceil(tiles)
+        // The tile that unpacks has no register left for it.
+        let fetching = if block.weights == Weights::Int4Bytes { tiles - 1 } else { tiles };
+        self.stored(spec, block).div_ceil(fetching.max(1))
     }
 
     /// Bytes of a block's weights as they are stored.
@@ -588,7 +589,10 @@ impl TilePlan {
         let bits = match block.weights {
             Weights::Int8 => 8,
             Weights::Int16 => 16,
-            Weights::Int4Times16 | Weights::Int4Bytes | Weights::Int4Offset { .. } => 4,
+            Weights::Int4Times16
+            | Weights::Int4Unpacking
+            | Weights::Int4Bytes
+            | Weights::Int4Offset { .. } => 4,
         };
         spec.kernel[0] * self.run(spec) * block.vectors * self.isa.lanes() * bits / 8
     }
