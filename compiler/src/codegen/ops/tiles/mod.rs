@@ -342,7 +342,8 @@ impl TilePlan {
                     block.pixels = pixels;
                     cost += cycles;
                 }
-                if best.as_ref().is_none_or(|b| cost < b.0) {
+                // Of equal costs the wider tiles win, however they were summed.
+                if best.as_ref().is_none_or(|b| cost < b.0 * (1.0 - 1e-9)) {
                     best = Some((cost, lines, blocks.clone()));
                 }
             }
