@@ -56,8 +56,8 @@ pub struct Args {
     /// Choose the tiles of layers by measuring them; FILE keeps the results, and what it holds is not measured again
     #[arg(long, value_name = "FILE")]
     tune: Option<PathBuf>,
-    /// What counts where speed costs memory: with size layers are not computed by Winograd's algorithm, and 4-bit weights not
-    /// unpacked beforehand, which makes the arena smaller, and the file where filters would be stored transformed
+    /// What counts where speed costs memory: with size layers are not computed by Winograd's algorithm, and 4-bit weights are
+    /// not kept unpacked, which makes the arena smaller, and the file where filters would be stored transformed
     #[arg(long, value_name = "WHAT", default_value = "speed", value_parser = ["speed", "size"])]
     prefer: String,
     /// Also write the calibrated ranges
