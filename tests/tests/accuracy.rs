@@ -1,10 +1,11 @@
-//! Accuracy that quantization may cost, on labelled test sets.
+//! Accuracy that quantization may cost, on labelled test sets, calibrated as the command does by default.
 //!
 //! The example network is measured in every test run. The others need `GOSHAWK_ASSETS` and minutes:
 //! `cargo test --release -p goshawk-tests --test accuracy -- --include-ignored --nocapture`. The integer network runs as
 //! machine code; that this equals the interpreter is the business of `models.rs`.
+use goshawk_compiler::driver::model::DEFAULT_METHOD;
 use goshawk_ir::{Tensor, interp};
-use goshawk_passes::{bits::BitPlan, calibrate::Method};
+use goshawk_passes::bits::BitPlan;
 use goshawk_tests::{
     subjects::Subject,
     whole::{Quantized, Result, at},
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 fn check(claim: &Claim) -> Result<()> {
     let subject = Subject::named(claim.network).ok_or("no such network")?;
     let plan = BitPlan::uniform(claim.bits).map_err(at("bits"))?;
-    let model = Quantized::new(&subject, &plan, Method::MinMax, 100)?;
+    let model = Quantized::new(&subject, &plan, DEFAULT_METHOD, 100)?;
     let jit = model.jit("native")?;
     let set = subject.test_set(&model.float, None).map_err(at("test data"))?;
     let (mut float, mut int) = (0u32, 0u32);
