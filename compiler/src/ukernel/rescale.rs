@@ -18,8 +18,6 @@ pub fn as_float(mult: i32, shift: u8, bound: i64, limit: i64) -> Option<f32> {
     if mult <= 0 {
         return None;
     }
-    // With the zero point the sum must stay between 2²³ and 2²⁴.
-    let fits = (i128::from(bound) * i128::from(mult)) >> shift < 1 << 21;
     // The least accumulator that is rescaled beyond the limit.
     let clamped = ((limit.unsigned_abs() as u128 + 1) << shift).div_ceil(mult as u128);
     let exact = (bound.unsigned_abs() as u128).min(clamped) as i64;
@@ -28,7 +26,12 @@ pub fn as_float(mult: i32, shift: u8, bound: i64, limit: i64) -> Option<f32> {
     // A tie is z·M = 2^(e−1) times an odd number; with M = odd·2^zeros it takes 2^(e−1−zeros) to divide z ≠ 0.
     let factors = i64::from(shift) - 1 - i64::from(zeros);
     let ties = (0..62).contains(&factors) && exact >= 1 << factors;
-    (short && !ties && fits).then(|| as_f32(mult, shift))
+    (short && !ties && fits(mult, shift, bound)).then(|| as_f32(mult, shift))
+}
+
+/// Whether the sum stays between 2²³ and 2²⁴, with the zero point too, for accumulators of magnitude up to `bound`.
+fn fits(mult: i32, shift: u8, bound: i64) -> bool {
+    (i128::from(bound) * i128::from(mult)) >> shift < 1 << 21
 }
 
 /// Most steps between results that [`agrees`] looks at.
@@ -38,13 +41,12 @@ const STEPS: i64 = 1 << 12;
 /// `lo` and `hi`. Both never decrease, so they agree everywhere if they do on either side of every step of the rule. For
 /// what [`as_float`] does not prove: channels whose bias is large and whose products are small.
 pub fn agrees(dyadic: Dyadic, [least, most]: [i64; 2], [lo, hi]: [i64; 2]) -> bool {
-    let (mult, shift) = (i128::from(dyadic.mult), dyadic.shift);
-    let fits = |z: i64| (i128::from(z.abs()) * mult) >> shift < 1 << 21;
+    let Dyadic { mult, shift } = dyadic;
     let [Ok(first), Ok(last)] = [least, most].map(i32::try_from) else { return false };
-    if mult <= 0 || !fits(least) || !fits(most) {
+    if mult <= 0 || !fits(mult, shift, most.max(-least)) {
         return false;
     }
-    let scale = as_f32(dyadic.mult, shift);
+    let scale = as_f32(mult, shift);
     let rule = |z: i32| dyadic.apply(z).clamp(lo, hi);
     // Halves are rounded to even, zero point included, which may be even or odd.
     let same = |z: i32| {
@@ -56,6 +58,7 @@ pub fn agrees(dyadic: Dyadic, [least, most]: [i64; 2], [lo, hi]: [i64; 2]) -> bo
     // The least z that is rescaled to at least `result`.
     let step = |result: i64| {
         let numerator = (i128::from(result) << shift) - (1 << (shift - 1));
+        let mult = i128::from(mult);
         (numerator.div_euclid(mult) + i128::from(numerator.rem_euclid(mult) > 0)) as i32
     };
     let results = rule(first) + 1..=rule(last);
@@ -83,12 +86,16 @@ mod tests {
         sum.to_bits().wrapping_sub(MAGIC.to_bits()) as i32
     }
 
+    /// So many scales from 2 down, `octave` of them to each power of two.
+    fn scales(count: u32, octave: f64) -> impl Iterator<Item = (u32, f64)> {
+        (0..count).map(move |i| (i, 2f64.powf(-f64::from(i) / octave) * (1.0 + f64::from(i % 7) / 9.0)))
+    }
+
     /// The accumulators next to every boundary between two results, where an error would show first.
     #[test]
     fn equals_the_rule_at_every_boundary() {
         let mut proved = 0;
-        for i in 0..4000u32 {
-            let scale = 2f64.powf(-f64::from(i) / 300.0) * (1.0 + f64::from(i % 7) / 9.0);
+        for (_, scale) in scales(4000, 300.0) {
             let dyadic = Dyadic::from_f64(scale).expect("in range").shortened();
             let bound = ((1i64 << 24) - 1).min((2e6 / scale) as i64);
             let Some(s) = as_float(dyadic.mult, dyadic.shift, bound, ANY) else { continue };
@@ -108,8 +115,7 @@ mod tests {
     #[test]
     fn equals_the_rule_where_large_results_are_clamped() {
         let mut proved = 0;
-        for i in 0..3000u32 {
-            let scale = 2f64.powf(-f64::from(i) / 150.0) * (1.0 + f64::from(i % 7) / 9.0);
+        for (i, scale) in scales(3000, 150.0) {
             let dyadic = Dyadic::from_f64(scale).expect("in range").shortened();
             let (bound, limit) = (i64::from(i32::MAX), [127, 255, 32767][i as usize % 3]);
             let Some(s) = as_float(dyadic.mult, dyadic.shift, bound, limit) else { continue };
@@ -134,8 +140,7 @@ mod tests {
     #[test]
     fn agreement_is_that_of_every_accumulator() {
         let (mut yes, mut no) = (0, 0);
-        for i in 0..600u32 {
-            let scale = 2f64.powf(-f64::from(i) / 25.0) * (1.0 + f64::from(i % 7) / 9.0);
+        for (i, scale) in scales(600, 25.0) {
             let dyadic = Dyadic::from_f64(scale).expect("in range");
             let dyadic = if i % 2 == 0 { dyadic.shortened() } else { dyadic };
             let middle = [0.0, 1.0, -1.0][i as usize % 3] * f64::from(i % 11) * 25.5 / scale;

@@ -92,23 +92,21 @@ impl ConvSpec {
         (0..self.channels).map(|c| self.bound(c)).collect()
     }
 
-    /// Least and largest accumulator of a channel, bias included, for any input.
-    pub fn interval(&self, channel: usize) -> [i64; 2] {
-        let zp = i64::from(self.input_zero_point);
+    /// Where the accumulators of a channel start, the zero point folded into the bias, and the least and the largest of any
+    /// input.
+    pub fn accumulators(&self, channel: usize) -> [i64; 3] {
         let (lo, hi) = self.input_range;
-        let (below, above) = (zp - i64::from(lo), i64::from(hi) - zp);
+        let (lo, hi) = (i64::from(lo), i64::from(hi));
         let weights =
             self.weights[channel * self.k()..(channel + 1) * self.k()].iter().map(|w| i64::from(*w));
         let (positive, negative) = weights.fold((0, 0), |(p, n), w| (p + w.max(0), n - w.min(0)));
-        let bias = i64::from(self.bias[channel]);
-        [bias - positive * below - negative * above, bias + positive * above + negative * below]
+        let start = i64::from(self.bias[channel]) - i64::from(self.input_zero_point) * (positive - negative);
+        [start, start + positive * lo - negative * hi, start + positive * hi - negative * lo]
     }
 
-    /// |accumulator| of a channel for any input, or of the bias with the zero point folded in if that is larger.
+    /// The largest magnitude of [`Self::accumulators`].
     pub fn bound(&self, channel: usize) -> i64 {
-        let plain: i64 = (0..self.k()).map(|k| i64::from(self.weight(channel, k))).sum();
-        let start = i64::from(self.bias[channel]) - i64::from(self.input_zero_point) * plain;
-        let [least, most] = self.interval(channel);
+        let [start, least, most] = self.accumulators(channel);
         most.max(-least).max(start.abs())
     }
 }

@@ -223,10 +223,9 @@ pub(super) fn channels(
             if bound >= widest || (i128::from(bound) * i128::from(dyadic.mult)) >> dyadic.shift >= 1 << 30 {
                 return Err(format!("output channel {index} may leave 32 bits when rescaled"));
             }
-            let sum: i64 = (0..spec.k()).map(|k| i64::from(spec.weight(index, k))).sum();
-            let bias = i64::from(spec.bias[index]) - i64::from(spec.input_zero_point) * sum;
+            let [start, ..] = spec.accumulators(index);
             let bias =
-                i32::try_from(bias).map_err(|_| format!("the bias of channel {index} leaves 32 bits"))?;
+                i32::try_from(start).map_err(|_| format!("the bias of channel {index} leaves 32 bits"))?;
             Ok(Channel { bias, mult: dyadic.mult, shift: dyadic.shift })
         })
         .collect()
@@ -241,8 +240,10 @@ pub(super) fn choose_rescale(
 ) -> Rescale {
     let float = |index: usize| {
         let Channel { mult, shift, .. } = channels[index];
-        rescale::as_float(mult, shift, bounds[index], spec.output.limit()).is_some()
-            || rescale::agrees(Dyadic { mult, shift }, spec.interval(index), spec.output.range())
+        rescale::as_float(mult, shift, bounds[index], spec.output.limit()).is_some() || {
+            let [_, least, most] = spec.accumulators(index);
+            rescale::agrees(Dyadic { mult, shift }, [least, most], spec.output.range())
+        }
     };
     if target.has("fma") && (0..channels.len()).all(float) {
         Rescale::Float
