@@ -146,6 +146,8 @@ fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
         (Isa::Avx2, Weights::Int8) if dot.is_none() => 64,
         _ => 127,
     };
+    // Sums of the smallest 4-bit weight leave i16 in too long periods of AVX2.
+    let least = if int4 && isa == Isa::Vnni512 { -8 } else { -limit };
     let furthest = (0..rows).map(|i| tile.pixel(i)).max().unwrap_or(0);
     let span = (kernel_rows - 1) * kernel_row_stride + furthest + run;
     let activations = (0..span).map(|_| if extreme { 255 } else { r.below(256) as u8 }).collect();
@@ -153,7 +155,7 @@ fn random_case(r: &mut Random, isa: Isa, dot: Option<Dot>) -> Case {
         .map(|_| {
             let sign = r.pick(&[-1, 1]);
             (0..tile.depth())
-                .map(|_| if extreme { sign * limit } else { r.between(-limit, limit) } as i8)
+                .map(|_| if extreme { sign * limit } else { r.between(least, limit) } as i8)
                 .collect()
         })
         .collect();
